@@ -1,0 +1,115 @@
+"""Blob: a named array with its gradient, as layers and users see it."""
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..proto import brew_pb2 as pb
+from ..proto import from_array, shape_of, to_array
+from .device import Cpu
+from .errors import ShapeError, WeightsError
+from .layout import PLAIN
+from .memory import Memory
+
+MAX_AXES, MAX_COUNT = 32, 2**31 - 1
+
+
+class Blob:
+    """An array of float32 and its gradient, both allocated when first touched.
+
+    Layers use `value` and `gradient` (Memory: any device, any layout). Users use `data` and `diff`: live numpy views.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = ()):
+        self.shape: tuple[int, ...] = ()
+        self.value, self.gradient = Memory(()), Memory(())
+        self.reshape(*shape)
+
+    def reshape(self, *shape: int) -> None:
+        """Give the blob another shape; values stay where they fit in plain order. Raises ShapeError for an impossible one."""
+        shape = tuple(int(d) for d in shape)
+        if shape == self.shape and self.value.store.size == prod(shape):
+            return
+        if len(shape) > MAX_AXES or any(d < 0 for d in shape) or prod(shape) > MAX_COUNT:
+            raise ShapeError(f"no blob can have the shape {shape}: at most {MAX_AXES} axes, none negative, {MAX_COUNT} values in all")
+        self.shape = shape
+        self.value, self.gradient = self._resized(self.value), self._resized(self.gradient)
+
+    def _resized(self, memory: Memory) -> Memory:
+        new = Memory(self.shape)
+        old = memory.store
+        if PLAIN in old.newest:                      # keep what was there, and the buffer if it is large enough
+            kept = old.copies[PLAIN]
+            if kept.size >= new.store.size:
+                new.store.copies[PLAIN] = kept[:new.store.size]
+            else:
+                new.store.copies[PLAIN] = Cpu.empty(new.store.size)
+                new.store.copies[PLAIN][:kept.size] = kept
+            new.store.newest = {PLAIN}
+            new.store.exposed = old.exposed
+        return new
+
+    def share_value(self, other: Blob) -> None:
+        """Let this blob's values be those of `other` (same count), under this blob's shape."""
+        if self.value.store is not other.value.store:
+            self.value = Memory(self.shape, other.value.store)
+
+    def share_gradient(self, other: Blob) -> None:
+        """Let this blob's gradient be that of `other` (same count)."""
+        if self.gradient.store is not other.gradient.store:
+            self.gradient = Memory(self.shape, other.gradient.store)
+
+    # ------------------------------------------------------------------------------------------- pycaffe's members
+
+    @property
+    def data(self) -> np.ndarray:
+        """The values, shape `shape`: a live view, to read and to write."""
+        return self.value.expose()
+
+    @property
+    def diff(self) -> np.ndarray:
+        """The gradient, shape `shape`: a live view, to read and to write."""
+        return self.gradient.expose()
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+    def _legacy(self, axis: int) -> int:
+        if len(self.shape) > 4:
+            raise ShapeError(f"num, channels, height and width are for blobs of at most 4 axes; this one has {len(self.shape)}")
+        return self.shape[axis] if axis < len(self.shape) else 1
+
+    num = property(lambda self: self._legacy(0))
+    channels = property(lambda self: self._legacy(1))
+    height = property(lambda self: self._legacy(2))
+    width = property(lambda self: self._legacy(3))
+
+    def __repr__(self) -> str:
+        return f"Blob({' '.join(str(d) for d in self.shape)} ({self.count}))"
+
+    # ------------------------------------------------------------------------------------------------------- files
+
+    def load(self, proto: pb.BlobProto, what: str) -> None:
+        """Take the values of a BlobProto of the same shape; a file's four axes match from the right, missing ones being 1.
+
+        Raises WeightsError that names `what` if the shapes differ.
+        """
+        self.load_array(to_array(proto), shape_of(proto), what)
+        if proto.diff or proto.double_diff:
+            self.gradient.store.write(PLAIN)[...] = to_array(proto, diff=True).ravel()
+
+    def load_array(self, array: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+        """Take the values of `array`, whose `shape` must be this blob's (or its four-axes form)."""
+        legacy = len(shape) == 4 and len(self.shape) <= 4 and (1,) * (4 - len(self.shape)) + self.shape == tuple(shape)
+        if tuple(shape) != self.shape and not legacy:
+            raise WeightsError(f"{what} has the shape {shape} in the file and {self.shape} in the net")
+        self.value.store.write(PLAIN)[...] = array.ravel()
+
+    def save(self, with_diff: bool = False) -> pb.BlobProto:
+        """A BlobProto of the values, and of the gradient if asked."""
+        diff = self.gradient.store.read(PLAIN).reshape(self.shape) if with_diff else None
+        return from_array(self.value.store.read(PLAIN).reshape(self.shape), diff=diff)
+
+

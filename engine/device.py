@@ -1,0 +1,136 @@
+"""Where a net runs: the CPU with its threads and engine, or a GPU. Chosen here, and nowhere else."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..kernels import cpu, onednn
+from .errors import DeviceError
+
+
+class Cpu:
+    """The CPU. `engine` says what `engine: DEFAULT` means: "onednn", or "caffe" for the portable im2col + GEMM."""
+
+    name = "cpu"
+    xp: Any = np
+    kernels: Any = cpu
+
+    def __init__(self) -> None:
+        self.threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                           else os.cpu_count() or 1)
+        self.engine = os.environ.get("BREW_ENGINE", "onednn" if onednn else "caffe")
+        if self.engine not in ("onednn", "caffe"):
+            raise DeviceError(f"BREW_ENGINE is onednn or caffe, found {self.engine!r}")
+        cpu.set_blas_threads(self.threads)
+
+    def enter(self) -> None:
+        """Make this thread's loops use this device: called at the start of every forward, backward and step."""
+        cpu.set_threads(self.threads)
+
+    def synchronize(self) -> None:
+        """Wait until everything asked for is done; on the CPU it is."""
+
+    @staticmethod
+    def empty(size: int, dtype: Any = np.float32) -> np.ndarray:
+        """A flat array that begins on a cache line; its values are zero."""
+        spare = 64 // np.dtype(dtype).itemsize
+        raw = np.zeros(size + spare, dtype)
+        start = -raw.ctypes.data % 64 // raw.itemsize
+        return raw[start:start + size]
+
+    def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: np.ndarray, b: np.ndarray, c: np.ndarray, beta: float) -> None:
+        """c = a b + beta c, row-major; a is (rows, inner), b (inner, cols), each stored transposed if ta, tb."""
+        (onednn if self.engine == "onednn" and onednn else cpu).gemm(ta, tb, rows, cols, inner, a, b, c, beta)
+
+
+class Gpu:
+    """A GPU by way of an array library and its run-time compiler: CuPy, or in tests a stand-in that runs on the CPU."""
+
+    name = "gpu"
+    engine = "cuda"
+
+    def __init__(self, backend: Any) -> None:
+        from ..kernels.gpu import Kernels
+        self.backend, self.xp = backend, backend.xp
+        self.kernels = Kernels(backend)
+
+    def enter(self) -> None:
+        self.backend.enter()
+
+    def synchronize(self) -> None:
+        self.backend.synchronize()
+
+    def empty(self, size: int, dtype: Any = np.float32) -> Any:
+        return self.xp.zeros(size, dtype)
+
+    def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
+        self.backend.gemm(ta, tb, rows, cols, inner, a, b, c, beta)
+
+
+_cpu = Cpu()
+_current: Cpu | Gpu = _cpu
+_gpus: dict[int, Gpu] = {}
+_gpu_id = 0
+
+
+def current() -> Cpu | Gpu:
+    """The device on which nets are built from now on."""
+    return _current
+
+
+def cpu_device() -> Cpu:
+    return _cpu
+
+
+def set_mode_cpu() -> None:
+    """Build nets for the CPU from now on."""
+    global _current
+    _current = _cpu
+
+
+def set_device(device_id: int) -> None:
+    """Choose which GPU set_mode_gpu() means. Raises DeviceError if there is no such GPU."""
+    global _gpu_id
+    _gpu_id = device_id
+    if isinstance(_current, Gpu):
+        set_mode_gpu()
+
+
+def set_mode_gpu() -> None:
+    """Build nets for the GPU from now on. Raises DeviceError where there is none."""
+    global _current
+    if _gpu_id not in _gpus:
+        from ..kernels.gpu import CupyBackend
+        try:
+            _gpus[_gpu_id] = Gpu(CupyBackend(_gpu_id))
+        except ImportError as e:
+            raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})") from None
+        except RuntimeError as e:
+            raise DeviceError(f"GPU {_gpu_id} cannot be used: {e}\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
+    _current = _gpus[_gpu_id]
+
+
+def set_threads(n: int) -> None:
+    """How many CPU threads brew uses; the same number gives the same bits. Affects nets built from now on."""
+    if n < 1:
+        raise DeviceError(f"brew runs on at least one thread, found {n}")
+    _cpu.threads = n
+    cpu.set_blas_threads(n)
+    cpu.set_threads(n)
+
+
+@contextmanager
+def using(device: Cpu | Gpu, engine: str | None = None) -> Iterator[None]:
+    """Build nets for `device` (and with `engine` as the CPU's default) within a with block."""
+    global _current
+    before, before_engine = _current, _cpu.engine
+    _current = device
+    _cpu.engine = engine or before_engine
+    try:
+        yield
+    finally:
+        _current, _cpu.engine = before, before_engine

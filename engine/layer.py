@@ -1,0 +1,195 @@
+"""The base of every layer, and the table of layer types."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..proto import brew_pb2 as pb
+from . import device
+from .blob import Blob
+from .errors import BrewError, NetError, fail, nearest, require
+from .fillers import fill
+from .random import Random
+
+LAYERS: dict[str, type[Layer]] = {}
+L = TypeVar("L", bound="type[Layer]")
+
+
+def register(*types: str) -> Callable[[L], L]:
+    """Enter a class as the layer of these type strings. Each may have one class only."""
+    def enter(cls: L) -> L:
+        for name in types:
+            if name in LAYERS:
+                raise NetError(f'the layer type "{name}" is registered twice')
+            LAYERS[name] = cls
+        return cls
+    return enter
+
+
+def layer_class(param: pb.LayerParameter) -> type[Layer]:
+    """The class for a layer's type. Raises NetError with the nearest known type."""
+    if param.type not in LAYERS:
+        fail(param, f'no layer type is called "{param.type}"{nearest(param.type, LAYERS)}\n  known types: {" ".join(sorted(LAYERS))}', "type")
+    return LAYERS[param.type]
+
+
+@dataclass(frozen=True)
+class Arity:
+    """How many blobs a layer takes or makes."""
+
+    least: int
+    most: int | None
+
+    def allows(self, n: int) -> bool:
+        return n >= self.least and (self.most is None or n <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"at least {self.least}"
+        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+
+
+def exactly(n: int) -> Arity:
+    return Arity(n, n)
+
+
+def between(least: int, most: int) -> Arity:
+    return Arity(least, most)
+
+
+def at_least(n: int) -> Arity:
+    return Arity(n, None)
+
+
+class Layer:
+    """A node of the net. A layer of its own fills in: bottoms and tops, setup, reshape, forward, backward.
+
+    setup(bottom, top)       once: read and check parameters, make `self.blobs` (with add_blob).
+    reshape(bottom, top)     whenever a bottom's shape has changed: give the tops their shapes.
+    forward(bottom, top)     fill the tops' values.
+    backward(top, propagate_down, bottom)   add to the parameters' gradients, overwrite those of the bottoms that are asked for.
+
+    The same body serves both devices: `bottom[0].value.read()` gives an array of the net's device, and `self.k` has the
+    kernels for it (kernels.cpu or kernels.gpu, same names and arguments).
+    """
+
+    type = ""
+    bottoms: Arity = exactly(1)
+    tops: Arity = exactly(1)
+    as_many_tops = False                 # one top for every bottom
+    is_loss = False                      # its first top has a loss weight of 1 unless the net says otherwise
+    in_place = True                      # may write its top over its bottom
+    reshape_always = False               # reshape() before every forward, as layers written by users expect
+    devices: tuple[str, ...] = ("cpu", "gpu")
+
+    def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
+        self.param, self.phase, self.seed = param, phase, seed
+        self.type, self.name = param.type, param.name
+        self.device = device.current()
+        self.k = self.device.kernels
+        self.blobs: Sequence[Blob] = []
+        self.loss_weights: list[float] = []
+        self.param_propagate_down: list[bool] = []
+        require(self.device.name in self.devices, param, f"this layer cannot run on the {self.device.name.upper()}", "type")
+
+    # ------------------------------------------------------------------------------------------ what a layer fills in
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None: ...
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None: ...
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None: ...
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None: ...
+
+    def may_force_backward(self, bottom: int) -> bool:
+        """Whether force_backward asks for the gradient of this bottom: not for labels and the like."""
+        return not (self.is_loss and bottom == 1)
+
+    def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
+        """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
+        return 0
+
+    # ------------------------------------------------------------------------------------------ what a layer is given
+
+    def add_blob(self, shape: tuple[int, ...], filler: pb.FillerParameter | None = None) -> Blob:
+        """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler)."""
+        index = len(self.blobs)
+        blob = Blob(shape)
+        if index < len(self.param.blobs):
+            blob.load(self.param.blobs[index], f'blob {index} of layer "{self.name}"')
+        elif filler is not None:
+            values = fill(shape, filler, Random(self.seed, f"{self.name}/filler{index}"), self.param)
+            blob.value.store.write(None)[...] = values.ravel()
+        self.blobs = [*self.blobs, blob]
+        return blob
+
+    def axis(self, index: int, axes: int, field: str = "") -> int:
+        """`index` counted from the front, for a blob of so many axes. Raises NetError if there is no such axis."""
+        require(-axes <= index < axes, self.param, f"there is no axis {index}: the blob has {axes} axes", field)
+        return index % axes
+
+    def require(self, condition: object, message: str, field: str = "", error: type[BrewError] = NetError) -> None:
+        """Raise NetError about this layer, at the line of `field` ("pooling_param.pad"), unless `condition` holds."""
+        require(condition, self.param, message, field, error)
+
+    # ------------------------------------------------------------------------------------------------------- for the net
+
+    def check_counts(self, bottoms: int, tops: int) -> None:
+        for what, arity, n in (("bottom", self.bottoms, bottoms), ("top", self.tops, tops)):
+            self.require(arity.allows(n), f"takes {arity} {what} blob{'s' if arity.most != 1 else ''}, found {n}", what)
+        if self.as_many_tops:
+            self.require(bottoms == tops, f"makes one top for every bottom, found {bottoms} bottoms and {tops} tops", "top")
+        weights = list(self.param.loss_weight)
+        self.require(len(weights) in (0, tops), f"loss_weight is given once for each of the {tops} tops or not at all, found {len(weights)}", "loss_weight")
+
+    def set_loss_weights(self, top: list[Blob]) -> None:
+        """The loss weight of a top lives in its gradient, where backward finds it."""
+        given = list(self.param.loss_weight)
+        self.loss_weights = given or [1.0 if self.is_loss and i == 0 else 0.0 for i in range(len(top))]
+        for blob, weight in zip(top, self.loss_weights):
+            if weight:
+                blob.gradient.write()[...] = np.float32(weight)
+
+    def loss(self, top: list[Blob]) -> float:
+        """The weighted sum of the tops that have a loss weight."""
+        return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
+
+    def to_proto(self, with_diff: bool = False) -> pb.LayerParameter:
+        """The LayerParameter with the blobs' present values."""
+        param = pb.LayerParameter()
+        param.CopyFrom(self.param)
+        param.ClearField("blobs")
+        param.ClearField("position")
+        param.blobs.extend([blob.save(with_diff) for blob in self.blobs])
+        return param
+
+
+class LossLayer(Layer):
+    """A layer that compares bottom 0 with bottom 1 and makes a scalar loss."""
+
+    bottoms, tops = exactly(2), exactly(1)
+    is_loss, in_place = True, False
+
+    def check_batch(self, bottom: list[Blob]) -> None:
+        a, b = bottom[0].shape, bottom[1].shape
+        self.require(bool(a) and bool(b) and a[0] == b[0], f"both bottoms need the same number of items: the shapes are {a} and {b}")
+
+
+def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, int]:
+    """(outer, dim, inner): the axes first..last-1 of a shape as one, those before and after as one each."""
+    outer, dim, inner = (int(np.prod(part, dtype=np.int64)) for part in (shape[:first], shape[first:last], shape[last:]))
+    return outer, dim, inner
+
+
+def pair(layer: Layer, message: Any, field: str, both: str, height: str, width: str, default: int | None) -> tuple[int, int]:
+    """(height, width) from a field for both or from one for each. Giving both forms, or half of one, is an error."""
+    each = [message.HasField(height), message.HasField(width)]
+    layer.require(not (message.HasField(both) and any(each)), f"{both} excludes {height} and {width}", f"{field}.{both}")
+    if any(each):
+        layer.require(all(each) or default is not None, f"{height} and {width} go together", f"{field}.{height if each[0] else width}")
+        return (getattr(message, height) if each[0] else default or 0, getattr(message, width) if each[1] else default or 0)
+    if message.HasField(both):
+        return getattr(message, both), getattr(message, both)
+    layer.require(default is not None, f"{both} (or {height} and {width}) must be given", field)
+    return default or 0, default or 0

@@ -1,0 +1,159 @@
+"""An array that lives where it was last written: on the CPU, plain or in a layout of the engine, or on the GPU."""
+from __future__ import annotations
+
+import sys
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import device
+from .layout import PLAIN
+
+GPU = "gpu"            # the key of the copy on the GPU; the others are layouts
+
+
+class Store:
+    """The copies of one array. `newest` holds the keys of those that are up to date; none: all values are zero."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.copies: dict[Any, Any] = {}
+        self.newest: set[Any] = set()
+        self.home: Any = PLAIN                   # the key last written
+        self.exposed = False                     # the plain copy was handed to the user, who may look or write any time
+
+    def allocate(self, key: Any) -> Any:
+        if key not in self.copies:
+            if key is GPU:
+                self.copies[key] = device.current().empty(self.size)
+            else:
+                self.copies[key] = device.Cpu.empty(self.size if key is PLAIN else key.size)
+        return self.copies[key]
+
+    def read(self, key: Any) -> Any:
+        """The up-to-date copy `key`, brought there if it is not."""
+        if key in self.newest:
+            return self.copies[key]
+        array = self.allocate(key)
+        if not self.newest:
+            array[...] = 0
+        elif key is PLAIN:
+            source = GPU if GPU in self.newest else next(iter(self.newest))
+            if source is GPU:
+                array[...] = self.copies[GPU].get() if hasattr(self.copies[GPU], "get") else self.copies[GPU]
+            else:
+                source.unpack(self.copies[source], array)
+        elif key is GPU:
+            plain = self.read(PLAIN)
+            if hasattr(array, "set"):
+                array.set(plain)
+            else:
+                array[...] = plain
+        else:
+            key.pack(self.read(PLAIN), array)
+        self.newest.add(key)
+        return array
+
+    def write(self, key: Any) -> Any:
+        """The copy `key` for overwriting whole; the others are out of date from now on."""
+        array = self.allocate(key)
+        self.newest = {key}
+        self.home = key
+        return array
+
+    def looked_at(self) -> bool:
+        """Whether the user still holds the plain copy or a part of it."""
+        plain = self.copies.get(PLAIN)
+        if plain is None:
+            return False
+        base = plain.base
+        return base is None or sys.getrefcount(base) > 3       # plain itself, the name here, the argument
+
+
+class Memory:
+    """A Store seen with a shape. Views of one store (Reshape, Split) are several Memories with different shapes.
+
+    On the CPU, `read`, `write` and `update` take the layout they want; plain arrays have the shape, others are flat.
+    On the GPU there is one copy, plain.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (), store: Store | None = None):
+        self.shape = shape
+        self.store = store or Store(prod(shape))
+
+    # --------------------------------------------------------------------------------------- for layers and solvers
+
+    def _key(self, layout: Any) -> Any:
+        return GPU if device.current().name == "gpu" else layout
+
+    def read(self, layout: Any = PLAIN) -> Any:
+        """The values, not to be written to."""
+        key = self._key(layout)
+        array = self.store.read(key)
+        return array.reshape(self.shape) if key is PLAIN or key is GPU else array
+
+    def write(self, layout: Any = PLAIN) -> Any:
+        """An array to be filled whole: what it holds is undefined."""
+        key = self._key(layout)
+        array = self.store.write(key)
+        return array.reshape(self.shape) if key is PLAIN or key is GPU else array
+
+    def update(self, layout: Any = PLAIN) -> Any:
+        """The values, to be changed in place."""
+        self.read(layout)
+        return self.write(layout)
+
+    def accumulate(self, layout: Any = PLAIN) -> tuple[Any, float]:
+        """(array, beta): where to add a gradient. beta 0: the values so far are zero and need not be read."""
+        if not self.store.newest:
+            return self.write(layout), 0.0
+        return self.update(layout), 1.0
+
+    def adding(self, layout: Any = PLAIN) -> Any:
+        """An array to be added to: the gradient so far, or zeros."""
+        array, beta = self.accumulate(layout)
+        if beta == 0:
+            array[...] = 0
+        return array
+
+    def adopt(self, array: np.ndarray) -> None:
+        """Take a plain array made elsewhere as the values, without copying it."""
+        if self.store.exposed or self._key(PLAIN) is GPU:
+            self.write()[...] = array if self._key(PLAIN) is PLAIN else device.current().xp.asarray(array)
+        else:
+            self.store.copies[PLAIN] = array.reshape(-1)
+            self.store.newest, self.store.home = {PLAIN}, PLAIN
+
+    def clear(self) -> None:
+        """Set all values to zero, without touching memory until somebody reads them."""
+        self.store.newest = set()
+
+    @property
+    def layout(self) -> Any:
+        """The layout that reading costs nothing in: the one last written, if it is up to date."""
+        store = self.store
+        if store.home in store.newest and store.home is not GPU:
+            return store.home
+        return PLAIN
+
+    # ------------------------------------------------------------------------------------------------- for the user
+
+    def expose(self) -> np.ndarray:
+        """The plain values as a numpy array that the user may keep, read and write; see Net's `settle`."""
+        plain = self.store.read(PLAIN)
+        self.store.write(PLAIN)
+        self.store.exposed = True
+        return plain.reshape(self.shape)
+
+    def settle(self, entering: bool) -> None:
+        """Before (entering) and after a run: a user who holds the plain copy may have written it, and will look at it."""
+        store = self.store
+        if not store.exposed:
+            return
+        if not store.looked_at():
+            store.exposed = False
+        elif not entering:
+            store.read(PLAIN)
+        elif PLAIN in store.newest:
+            store.write(PLAIN)

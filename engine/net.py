@@ -1,0 +1,380 @@
+"""Net: layers joined by blobs, built from a prototxt, run forward and backward."""
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..proto import brew_pb2 as pb
+from ..proto import read_net, strip_positions, to_text
+from . import device, weights
+from .arena import Arena
+from .blob import Blob
+from .errors import NetError, SolverError, fail
+from .layer import Layer, layer_class
+from .passes import filter_layers, insert_splits, merged_state, plan_backward
+from .random import new_seed
+from .sharing import share_parameters
+
+log = logging.getLogger("brew")
+
+
+class Net:
+    """A net of layers, from a prototxt file or a NetParameter, for the current device.
+
+    phase, level, stages choose the layers, as NetStateRules say.  weights: caffemodel(s) to load.  Members are pycaffe's:
+    blobs (name -> Blob), params (layer -> its blobs), layers, inputs, outputs, forward, backward, reshape, save, copy_from.
+    Raises PrototxtError, NetError or ShapeError with file, line and layer.
+    """
+
+    def __init__(self, network: str | Path | pb.NetParameter, phase: int = pb.TEST, level: int = 0,
+                 stages: list[str] | None = None, weights: str | Path | None = None, seed: int | None = None):
+        self.file = "" if isinstance(network, pb.NetParameter) else str(network)
+        param = network if isinstance(network, pb.NetParameter) else read_net(network)
+        self.param = pb.NetParameter()
+        self.param.CopyFrom(param)
+        self.param.state.CopyFrom(merged_state(param.state, pb.NetState(phase=phase, level=level, stage=stages or [])))
+        self.name, self.phase = param.name, phase
+        self.device = device.current()
+        self.seed = new_seed() if seed is None else seed
+        self._build(insert_splits(filter_layers(self.param)))
+        if weights is not None:
+            self.copy_from(weights)
+
+    # ---------------------------------------------------------------------------------------------------- building
+
+    def _build(self, param: pb.NetParameter) -> None:
+        self.device.enter()
+        self._shown = param
+        self.layers: list[Layer] = []
+        self._layer_names: list[str] = []
+        self._blobs: list[Blob] = []
+        self._blob_names: list[str] = []
+        self._bottom_ids: list[list[int]] = []
+        self._top_ids: list[list[int]] = []
+        numbers: dict[str, int] = {}
+        memory = 0
+        if log.isEnabledFor(logging.INFO):
+            log.info("Initializing net from parameters: \n%s", to_text(self.param))
+        for p in param.layer:
+            log.info("Creating Layer %s", p.name)
+            layer = layer_class(p)(p, p.phase, self.seed)
+            bottoms = [numbers[name] for name in p.bottom]
+            tops = []
+            for i, name in enumerate(p.top):
+                in_place = i < len(p.bottom) and p.bottom[i] == name
+                if in_place:
+                    layer.require(layer.in_place, "cannot write its top over its bottom: give the top another name", f"top[{i}]")
+                    tops.append(numbers[name])
+                else:
+                    tops.append(self._add_blob(name, numbers))
+                log.info("%s -> %s%s", p.name, name, " (in-place)" if in_place else "")
+            if layer.is_loss and not tops:                     # a loss may leave its top unnamed
+                tops.append(self._add_blob("(automatic)", numbers))
+            bottom, top = [self._blobs[b] for b in bottoms], [self._blobs[t] for t in tops]
+            layer.check_counts(len(bottom), len(top))
+            try:
+                layer.setup(bottom, top)
+                layer.reshape(bottom, top)
+            except MemoryError:
+                fail(p, "there is not enough memory for its parameters")
+            layer.set_loss_weights(top)
+            layer.param_specs = self._param_specs(layer)
+            log.info("Setting up %s", p.name)
+            for blob, weight in zip(top, layer.loss_weights):
+                memory += 4 * blob.count
+                log.info("Top shape: %s (%d)", " ".join(map(str, blob.shape)), blob.count)
+                if weight:
+                    log.info("    with loss weight %g", weight)
+            log.info("Memory required for data: %d", memory)
+            self.layers.append(layer)
+            self._layer_names.append(p.name)
+            self._bottom_ids.append(bottoms)
+            self._top_ids.append(tops)
+        self.bottoms = [[self._blobs[b] for b in ids] for ids in self._bottom_ids]
+        self.tops = [[self._blobs[b] for b in ids] for ids in self._top_ids]
+        self.memory = memory
+        self._run_backward, self._down = plan_backward(self.layers, self._bottom_ids, self._top_ids, len(self._blobs), self.param.force_backward)
+        for layer, need in zip(self.layers, self._run_backward):
+            log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
+        self._name_ends(param)
+        self.learnable = share_parameters(self.layers, self._layer_names)
+        self.arena: Arena | None = None
+        self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
+        self._fusions = self._plan_fusion()
+        self._hooks: dict[str, list[Callable[[int], None]]] = {k: [] for k in ("before_forward", "after_forward", "before_backward", "after_backward")}
+        log.info("Network initialization done.")
+
+    def _add_blob(self, name: str, numbers: dict[str, int]) -> int:
+        numbers[name] = len(self._blobs)
+        self._blobs.append(Blob())
+        self._blob_names.append(name)
+        return numbers[name]
+
+    def _param_specs(self, layer: Layer) -> list[pb.ParamSpec]:
+        given = list(layer.param.param)
+        layer.require(len(given) <= len(layer.blobs), f"has {len(layer.blobs)} parameters and {len(given)} param specifications", "param")
+        return given + [pb.ParamSpec() for _ in range(len(layer.blobs) - len(given))]
+
+    def _name_ends(self, param: pb.NetParameter) -> None:
+        made: dict[str, None] = {}
+        for p, ids in zip(param.layer, self._top_ids):
+            for name in p.bottom:
+                made.pop(name, None)
+            made.update(dict.fromkeys(self._blob_names[t] for t in ids))
+        self.outputs = sorted(made)
+        self.inputs = [name for p in param.layer if p.type == "Input" for name in p.top]
+        for name in self.outputs:
+            log.info("This network produces output %s", name)
+
+    def _plan_fusion(self) -> dict[int, int]:
+        """{layer: the one after it} where both run as one: the first makes a blob that only the second rewrites in place."""
+        pairs = {}
+        for i, (first, second) in enumerate(zip(self.layers, self.layers[1:])):
+            if len(self._top_ids[i]) == 1 and self._top_ids[i] == self._bottom_ids[i + 1] == self._top_ids[i + 1] \
+                    and not any(first.loss_weights) and getattr(first, "can_fuse", lambda _: False)(second):
+                pairs[i] = i + 1
+        return pairs
+
+    # ---------------------------------------------------------------------------------------------------- running
+
+    def _shapes_of(self, i: int) -> tuple[tuple[int, ...], ...]:
+        return tuple([b.shape for b in self.bottoms[i]])
+
+    def _reshape(self, i: int) -> None:
+        shapes = self._shapes_of(i)
+        if shapes != self._shapes[i] or self.layers[i].reshape_always:
+            self.layers[i].reshape(self.bottoms[i], self.tops[i])
+            self._shapes[i] = shapes
+
+    def reshape(self) -> None:
+        """Pass changed input shapes through the net."""
+        self.device.enter()
+        for i in range(len(self.layers)):
+            self._reshape(i)
+
+    def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False) -> float:
+        """Layers start..end (both included) forward; returns the loss. Whole runs use the fused plan."""
+        end = len(self.layers) - 1 if end is None else end
+        whole = start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values())
+        fusions = self._fusions if whole else {}
+        loss, fused = 0.0, -1
+        for i in range(start, end + 1):
+            if i == fused:
+                continue
+            layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
+            for hook in self._hooks["before_forward"]:
+                hook(i)
+            self._reshape(i)
+            if i in fusions:
+                fused = fusions[i]
+                layer.forward_fused(bottom, top, self.layers[fused])    # type: ignore[attr-defined]
+            else:
+                layer.forward(bottom, top)
+            if any(layer.loss_weights):
+                loss += layer.loss(top)
+            for hook in self._hooks["after_forward"]:
+                hook(i)
+            if debug:
+                self._log_forward(i)
+        return loss
+
+    def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False) -> None:
+        """Layers start..end (start is the later one, both included) backward."""
+        start = len(self.layers) - 1 if start is None else start
+        for i in range(start, end - 1, -1):
+            if not self._run_backward[i]:
+                continue
+            for hook in self._hooks["before_backward"]:
+                hook(i)
+            self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])
+            for hook in self._hooks["after_backward"]:
+                hook(i)
+            if debug:
+                self._log_backward(i)
+
+    def settle(self, entering: bool) -> None:
+        """Around every call of the user: what he holds of blobs is read before, and shows the results after."""
+        if entering:
+            self.device.enter()
+        for blob in self._blobs:
+            blob.value.settle(entering)
+            blob.gradient.settle(entering)
+        for layer in self.layers:
+            for blob in layer.blobs:
+                blob.value.settle(entering)
+                blob.gradient.settle(entering)
+
+    def gather_parameters(self) -> Arena:
+        """Move the learnable parameters into one arena (once; solvers call it when the engine has chosen its layouts)."""
+        if self.arena is None:
+            self.arena = Arena([p.blob for p in self.learnable])
+            for slot, p in zip(self.arena.slots, self.learnable):
+                slot.lr_mult, slot.decay_mult = p.lr_mult, p.decay_mult
+        return self.arena
+
+    def clear_param_diffs(self) -> None:
+        """Set the gradients of all parameters to zero."""
+        for p in self.learnable:
+            p.blob.gradient.clear()
+
+    def check_finite(self, loss: float) -> None:
+        """Raise SolverError naming the first layer that made something that is no number, if the loss is none."""
+        if isfinite(loss):
+            return
+        for layer, names, top in zip(self.layers, self._top_ids, self.tops):
+            for k, blob in enumerate(layer.blobs):
+                if not bool(self.device.xp.isfinite(blob.value.read()).all()):
+                    fail(layer.param, f"its parameter {k} holds values that are not finite; the loss is {loss}"
+                         "\n  the update before this iteration diverged: lower base_lr, or set clip_gradients", error=SolverError)
+            for number, blob in zip(names, top):
+                if not bool(self.device.xp.isfinite(blob.value.read()).all()):
+                    fail(layer.param, f'is the first whose result, blob "{self._blob_names[number]}", is not finite; the loss is {loss}'
+                         "\n  lower base_lr, set clip_gradients, or look at the data it reads", error=SolverError)
+        raise SolverError(f"the loss is {loss}, and every blob is finite: its sum overflows")
+
+    def _log_forward(self, i: int) -> None:
+        for number, blob in zip(self._top_ids[i], self.tops[i]):
+            log.info("    [Forward] Layer %s, top blob %s data: %g", self._layer_names[i], self._blob_names[number], _magnitude(blob.value))
+        for k, blob in enumerate(self.layers[i].blobs):
+            log.info("    [Forward] Layer %s, param blob %s data: %g", self._layer_names[i], self.param_name(i, k), _magnitude(blob.value))
+
+    def _log_backward(self, i: int) -> None:
+        for j, (number, blob) in enumerate(zip(self._bottom_ids[i], self.bottoms[i])):
+            if self._down[i][j]:
+                log.info("    [Backward] Layer %s, bottom blob %s diff: %g", self._layer_names[i], self._blob_names[number], _magnitude(blob.gradient))
+        for k, blob in enumerate(self.layers[i].blobs):
+            if self.layers[i].param_propagate_down[k]:
+                log.info("    [Backward] Layer %s, param blob %s diff: %g", self._layer_names[i], self.param_name(i, k), _magnitude(blob.gradient))
+
+    def param_name(self, layer: int, index: int) -> str:
+        """What logs call a parameter: its own name, or its number."""
+        return self.layers[layer].param_specs[index].name or str(index)
+
+    # --------------------------------------------------------------------------------------------- pycaffe's members
+
+    @property
+    def blobs(self) -> OrderedDict[str, Blob]:
+        return OrderedDict(zip(self._blob_names, self._blobs))
+
+    @property
+    def params(self) -> OrderedDict[str, list[Blob]]:
+        return OrderedDict((name, layer.blobs) for name, layer in zip(self._layer_names, self.layers) if layer.blobs)
+
+    @property
+    def blob_loss_weights(self) -> OrderedDict[str, float]:
+        found = OrderedDict.fromkeys(self._blob_names, 0.0)
+        for layer, ids in zip(self.layers, self._top_ids):
+            found.update({self._blob_names[t]: w for t, w in zip(ids, layer.loss_weights) if w})
+        return found
+
+    @property
+    def layer_dict(self) -> OrderedDict[str, Layer]:
+        return OrderedDict(zip(self._layer_names, self.layers))
+
+    @property
+    def top_names(self) -> OrderedDict[str, list[str]]:
+        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self._top_ids))
+
+    @property
+    def bottom_names(self) -> OrderedDict[str, list[str]]:
+        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self._bottom_ids))
+
+    def _layer_number(self, name: str) -> int:
+        if name not in self._layer_names:
+            raise NetError(f'the net has no layer "{name}"')
+        return self._layer_names.index(name)
+
+    def forward(self, blobs: list[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+        """Run the net (or its layers start..end) and return {output: values}, and the `blobs` named beside them.
+
+        Keyword arguments give the inputs: all of them, each an array of the blob's shape.
+        """
+        names = set(self.top_names[end]) if end is not None else set(self.outputs)
+        if inputs:
+            if set(inputs) != set(self.inputs):
+                raise NetError(f"the inputs of this net are {sorted(self.inputs)}, found {sorted(inputs)}")
+            for name, values in inputs.items():
+                blob, values = self.blobs[name], np.asarray(values)
+                if values.shape != blob.shape and not (values.shape[:1] == blob.shape[:1] and values.size == blob.count):
+                    raise NetError(f'input "{name}" has the shape {blob.shape}, found an array of shape {values.shape}')
+                blob.data[...] = values.reshape(blob.shape)
+        self.settle(entering=True)
+        self.run_forward(0 if start is None else self._layer_number(start), None if end is None else self._layer_number(end))
+        self.settle(entering=False)
+        found = self.blobs
+        return {name: found[name].data for name in names | set(blobs or [])}
+
+    def backward(self, diffs: list[str] | None = None, start: str | None = None, end: str | None = None, **top_diffs: Any) -> dict[str, np.ndarray]:
+        """Run gradients from `start` (or the outputs) back to `end` (or the inputs): {input: gradient}, and `diffs` named.
+
+        Keyword arguments give the gradients of outputs, each of the blob's shape.
+        """
+        names = set(self.bottom_names[end]) if end is not None else set(self.inputs)
+        starts = set(self.top_names[start]) if start is not None else set(self.outputs)
+        if top_diffs and set(top_diffs) != starts:
+            raise NetError(f"gradients are needed for {sorted(starts)}, found {sorted(top_diffs)}")
+        found = self.blobs
+        for name, values in top_diffs.items():
+            found[name].diff[...] = np.asarray(values).reshape(found[name].shape)
+        self.settle(entering=True)
+        self.run_backward(None if start is None else self._layer_number(start), 0 if end is None else self._layer_number(end))
+        self.settle(entering=False)
+        return {name: found[name].diff for name in names | set(diffs or [])}
+
+    def _add_hook(self, when: str, function: Callable[[int], None]) -> None:
+        self._hooks[when].append(function)
+
+    def before_forward(self, f: Callable[[int], None]) -> None:
+        """Call f(layer number) before each layer's forward."""
+        self._add_hook("before_forward", f)
+
+    def after_forward(self, f: Callable[[int], None]) -> None:
+        """Call f(layer number) after each layer's forward."""
+        self._add_hook("after_forward", f)
+
+    def before_backward(self, f: Callable[[int], None]) -> None:
+        """Call f(layer number) before each layer's backward."""
+        self._add_hook("before_backward", f)
+
+    def after_backward(self, f: Callable[[int], None]) -> None:
+        """Call f(layer number) after each layer's backward."""
+        self._add_hook("after_backward", f)
+
+    # ------------------------------------------------------------------------------------------------------ weights
+
+    def share_with(self, other: Net) -> None:
+        """Use the parameters of the layers of `other` that have the same names. Raises WeightsError if shapes differ."""
+        weights.share(self, other)
+
+    def copy_from(self, path: str | Path) -> None:
+        """Load a caffemodel (binary, or HDF5 if it ends in .h5), layer by name. Raises WeightsError if shapes differ."""
+        weights.load(self, str(path))
+
+    def save(self, path: str | Path, with_diff: bool = False) -> None:
+        """Write the net with its weights as a binary caffemodel."""
+        weights.save(self, str(path), with_diff)
+
+    def save_hdf5(self, path: str | Path, with_diff: bool = False) -> None:
+        """Write the weights as HDF5: /data/<layer>/<index>."""
+        weights.save_hdf5(self, str(path), with_diff)
+
+    load_hdf5 = copy_from
+
+    def to_proto(self, with_diff: bool = False) -> pb.NetParameter:
+        """The net as built, splits included, with its weights."""
+        proto = pb.NetParameter(name=self.name)
+        proto.layer.extend([layer.to_proto(with_diff) for layer in self.layers])
+        strip_positions(proto)
+        return proto
+
+
+def _magnitude(memory: Any) -> float:
+    """The mean of the absolute values."""
+    array = memory.read()
+    return float(abs(array).mean()) if array.size else 0.0

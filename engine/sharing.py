@@ -1,0 +1,55 @@
+"""Parameters that several layers have in common: those with the same name in their ParamSpecs."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..proto import brew_pb2 as pb
+from .blob import Blob
+
+
+@dataclass
+class Parameter:
+    """A learnable parameter: the layer that owns it, and its rates."""
+
+    layer: str
+    index: int
+    blob: Blob
+    lr_mult: float
+    decay_mult: float
+
+
+def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
+    """Let later layers use the blobs of the first one with the same parameter name; returns the owners' parameters.
+
+    Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, or if both give another rate.
+    """
+    owned: list[Parameter] = []
+    by_name: dict[str, tuple[Parameter, pb.ParamSpec]] = {}
+    for layer, name in zip(layers, names):
+        blobs = list(layer.blobs)
+        for k, (blob, spec) in enumerate(zip(layer.blobs, layer.param_specs)):
+            if spec.name not in by_name or not spec.name:
+                owned.append(Parameter(name, k, blob, spec.lr_mult, spec.decay_mult))
+                layer.owns = [*getattr(layer, "owns", []), k]
+                if spec.name:
+                    by_name[spec.name] = (owned[-1], spec)
+                continue
+            owner, first = by_name[spec.name]
+            if spec.share_mode == pb.ParamSpec.PERMISSIVE:
+                layer.require(blob.count == owner.blob.count, f'shares "{spec.name}" with layer "{owner.layer}", which has {owner.blob.count} values; it needs {blob.count}', "param")
+            else:
+                layer.require(blob.shape == owner.blob.shape, f'shares "{spec.name}" with layer "{owner.layer}", whose shape is {owner.blob.shape}; it needs {blob.shape}'
+                              "\n  share_mode: PERMISSIVE asks for an equal count only", "param")
+            for rate in ("lr_mult", "decay_mult"):
+                if spec.HasField(rate):
+                    layer.require(not first.HasField(rate) or getattr(first, rate) == getattr(spec, rate),
+                                  f'shares "{spec.name}" with layer "{owner.layer}" and gives another {rate}', "param")
+                    setattr(owner, rate, getattr(spec, rate))
+            if blob.shape == owner.blob.shape:
+                blobs[k] = owner.blob
+            else:
+                blob.share_value(owner.blob)
+                blob.share_gradient(owner.blob)
+        layer.blobs = blobs
+    return owned

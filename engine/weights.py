@@ -1,0 +1,104 @@
+"""Weights in files: binary caffemodels and HDF5; and sharing them between nets."""
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..proto import read_weights, shape_of, to_array
+from .errors import Position, WeightsError
+from .files import write_whole
+from .layout import PLAIN
+
+if TYPE_CHECKING:
+    from .net import Net
+
+log = logging.getLogger("brew")
+
+
+def load(net: Net, path: str) -> None:
+    """Copy the weights of every layer that `path` and `net` both name. Raises WeightsError; the net is then unchanged."""
+    stored = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    plan: list[tuple[Any, np.ndarray, tuple[int, ...], str]] = []
+    layers, used = net.layer_dict, 0
+    for name, blobs in stored.items():
+        layer = layers.get(name)
+        if layer is None:
+            log.info("Ignoring source layer %s", name)
+            continue
+        if not blobs and not layer.blobs:
+            continue
+        used += 1
+        if not path.endswith(".h5") and len(blobs) != len(layer.blobs):
+            raise WeightsError(f'layer "{name}" has {len(blobs)} blobs in the file and {len(layer.blobs)} in the net'
+                               "\n  to train it anew, give the layer of the net another name", Position(path))
+        for k, (array, shape) in blobs.items():
+            if k >= len(layer.blobs):
+                raise WeightsError(f'layer "{name}" has a blob {k} in the file and {len(layer.blobs)} blobs in the net', Position(path))
+            plan.append((layer.blobs[k], array, shape, f'blob {k} of layer "{name}"'))
+    for blob, array, shape, what in plan:                        # check all before touching any
+        legacy = len(shape) == 4 and len(blob.shape) <= 4 and (1,) * (4 - len(blob.shape)) + blob.shape == tuple(shape)
+        if tuple(shape) != blob.shape and not legacy:
+            raise WeightsError(f"{what} has the shape {shape} in the file and {blob.shape} in the net"
+                               "\n  to train it anew, give the layer of the net another name", Position(path))
+    if not used:
+        raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
+                           f"\n  layers of the net: {' '.join(net.params)}", Position(path))
+    for blob, array, shape, what in plan:
+        blob.load_array(array, shape, what)
+
+
+def _read_binary(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
+    stored = {}
+    for layer in read_weights(path).layer:
+        try:
+            stored[layer.name] = {k: (to_array(b), shape_of(b)) for k, b in enumerate(layer.blobs)}
+        except WeightsError as e:
+            raise WeightsError(f'layer "{layer.name}": {e}', Position(path)) from None
+    return stored
+
+
+def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
+    import h5py
+    try:
+        with h5py.File(path, "r") as file:
+            return {name: {int(k): (np.asarray(d, np.float32), d.shape) for k, d in group.items()} for name, group in file["data"].items()}
+    except (OSError, KeyError, ValueError) as e:
+        raise WeightsError(f"this is no HDF5 caffemodel, or only a part of one ({e})", Position(path)) from None
+
+
+def save(net: Net, path: str, with_diff: bool = False) -> None:
+    write_whole(path, net.to_proto(with_diff).SerializeToString())
+
+
+def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
+    """Owners of shared parameters are written, sharers are not (as in Caffe)."""
+    import h5py
+
+    def write(aside: Any) -> None:
+        with h5py.File(aside, "w") as file:
+            for part in ["data", "diff"] if with_diff else ["data"]:
+                file.create_group(part)
+            for layer in net.layers:
+                for part, memory in (("data", "value"), ("diff", "gradient")):
+                    if part in file:
+                        group = file[part].require_group(layer.name)
+                        for k in getattr(layer, "owns", []):
+                            blob = layer.blobs[k]
+                            group[str(k)] = getattr(blob, memory).store.read(PLAIN).reshape(blob.shape)
+    write_whole(path, write)
+
+
+def share(net: Net, other: Net) -> None:
+    """Let `net` use the parameter blobs of `other`, layer by name."""
+    theirs = other.layer_dict
+    for layer in net.layers:
+        source = theirs.get(layer.name)
+        if source is None or not layer.blobs:
+            continue
+        if [b.shape for b in layer.blobs] != [b.shape for b in source.blobs]:
+            raise WeightsError(f'layer "{layer.name}" has parameters of the shapes {[b.shape for b in layer.blobs]} here and '
+                               f"{[b.shape for b in source.blobs]} in the net that it should share them with")
+        for mine, his in zip(layer.blobs, source.blobs):
+            mine.value = his.value

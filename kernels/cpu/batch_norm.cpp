@@ -1,0 +1,134 @@
+// Batch normalisation, and the scale and bias of channels, on any layout.
+// Sums over a channel are float along one row of one image and double beyond: exact enough, and the same for any
+// number of threads, because the rows' sums are added in their order.
+#include "cpu.h"
+
+#include <cmath>
+
+namespace BREW_ISA {
+
+constexpr long kChunk = 64;      // lanes summed at a time
+
+// out[k][c] = sum over images and space of the k-th value of f(element, channel).
+template <int K, class F>
+void channel_sums(const Grid& g, double* out, F f) {
+  std::vector<double> rows((size_t)g.outer * g.channels * K);
+#pragma omp parallel for collapse(2) if (g.size() > kGrain)
+  for (long n = 0; n < g.outer; ++n)
+    for (long b = 0; b < g.blocks; ++b) {
+      const long first = (n * g.blocks + b) * g.spatial * g.lanes;
+      double* row = rows.data() + (n * g.channels + b * g.lanes) * K;
+      if (g.lanes == 1) {
+        float sums[K] = {};
+        if constexpr (K == 1) {
+          float s0 = 0;
+#pragma omp simd reduction(+ : s0)
+          for (long s = 0; s < g.spatial; ++s) { float v[1]; f(first + s, b, v); s0 += v[0]; }
+          sums[0] = s0;
+        } else {
+          float s0 = 0, s1 = 0;
+#pragma omp simd reduction(+ : s0, s1)
+          for (long s = 0; s < g.spatial; ++s) { float v[2]; f(first + s, b, v); s0 += v[0]; s1 += v[1]; }
+          sums[0] = s0; sums[1] = s1;
+        }
+        for (int k = 0; k < K; ++k) row[k] = sums[k];
+        continue;
+      }
+      const long used = g.lanes_of(b);
+      for (long l0 = 0; l0 < used; l0 += kChunk) {
+        const long width = std::min(kChunk, used - l0);
+        float sums[K][kChunk] = {};
+        for (long s = 0; s < g.spatial; ++s) {
+          const long at = first + s * g.lanes + l0;
+#pragma omp simd
+          for (long l = 0; l < width; ++l) {
+            float v[K];
+            f(at + l, b * g.lanes + l0 + l, v);
+            for (int k = 0; k < K; ++k) sums[k][l] += v[k];
+          }
+        }
+        for (long l = 0; l < width; ++l)
+          for (int k = 0; k < K; ++k) row[(l0 + l) * K + k] = sums[k][l];
+      }
+    }
+  for (int k = 0; k < K; ++k)
+    for (long c = 0; c < g.channels; ++c) {
+      double sum = 0;
+      for (long n = 0; n < g.outer; ++n) sum += rows[(n * g.channels + c) * K + k];
+      out[k * g.channels + c] = sum;
+    }
+}
+
+// f(element, channel) for every element that is no padding.
+template <class F>
+void each_of_channel(const Grid& g, F f) {
+#pragma omp parallel for collapse(2) if (g.size() > kGrain)
+  for (long n = 0; n < g.outer; ++n)
+    for (long b = 0; b < g.blocks; ++b) {
+      const long first = (n * g.blocks + b) * g.spatial * g.lanes, used = g.lanes_of(b);
+      if (g.lanes == 1) {
+#pragma omp simd
+        for (long s = 0; s < g.spatial; ++s) f(first + s, b);
+      } else {
+        for (long s = 0; s < g.spatial; ++s) {
+#pragma omp simd
+          for (long l = 0; l < used; ++l) f(first + s * g.lanes + l, b * g.lanes + l);
+        }
+      }
+    }
+}
+
+void bind_batch_norm(py::module_& m) {
+  const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  using Shape = std::vector<long>;
+  // Biased mean and variance of each channel, in two passes.
+  m.def("channel_moments", [](const Array& x_, Array& mean_, Array& var_, const Shape& shape) {
+    const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(); Release _;
+    const double share = 1.0 / ((double)g.outer * g.spatial);
+    std::vector<double> sums(g.channels);
+    channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = x[i]; });
+    for (long c = 0; c < g.channels; ++c) mean[c] = (float)(sums[c] * share);
+    channel_sums<1>(g, sums.data(), [=](long i, long c, float* v) { const float d = x[i] - mean[c]; v[0] = d * d; });
+    for (long c = 0; c < g.channels; ++c) var[c] = (float)(sums[c] * share);
+  }, nc("x"), nc("mean"), nc("var"), py::arg("grid"));
+  // y = (x - mean) * inverse
+  m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, const Shape& shape) {
+    const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data(); Release _;
+    each_of_channel(g, [=](long i, long c) { y[i] = (x[i] - mean[c]) * inv[c]; });
+  }, nc("x"), nc("mean"), nc("inverse"), nc("y"), py::arg("grid"));
+  // dx = (dy - mean(dy) - mean(dy y) y) * inverse
+  m.def("normalize_backward", [](const Array& y_, const Array& dy_, const Array& inverse_, Array& dx_, const Shape& shape) {
+    const Grid g = grid(shape); const float *y = y_.data(), *dy = dy_.data(), *inv = inverse_.data(); float* dx = dx_.mutable_data(); Release _;
+    std::vector<double> sums(2 * g.channels);
+    channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * y[i]; });
+    std::vector<float> a(g.channels), b(g.channels);
+    const double share = 1.0 / ((double)g.outer * g.spatial);
+    for (long c = 0; c < g.channels; ++c) { a[c] = (float)(sums[c] * share); b[c] = (float)(sums[g.channels + c] * share); }
+    const float *ma = a.data(), *mb = b.data();
+    each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * y[i]) * inv[c]; });
+  }, nc("y"), nc("dy"), nc("inverse"), nc("dx"), py::arg("grid"));
+  // y = x * scale + bias; either may be absent
+  m.def("scale_forward", [](const Array& x_, py::object scale_, py::object bias_, Array& y_, const Shape& shape) {
+    const Grid g = grid(shape); const float* x = x_.data(); float* y = y_.mutable_data();
+    const float* s = scale_.is_none() ? nullptr : scale_.cast<Array>().data();
+    const float* b = bias_.is_none() ? nullptr : bias_.cast<Array>().data(); Release _;
+    if (s && b) each_of_channel(g, [=](long i, long c) { y[i] = x[i] * s[c] + b[c]; });
+    else if (s) each_of_channel(g, [=](long i, long c) { y[i] = x[i] * s[c]; });
+    else each_of_channel(g, [=](long i, long c) { y[i] = x[i] + b[c]; });
+  }, nc("x"), py::arg("scale"), py::arg("bias"), nc("y"), py::arg("grid"));
+  // dscale += sum of dy x, dbias += sum of dy; either may be absent
+  m.def("scale_gradients", [](py::object x_, const Array& dy_, py::object dscale_, py::object dbias_, const Shape& shape) {
+    const Grid g = grid(shape); const float* dy = dy_.data();
+    float* ds = dscale_.is_none() ? nullptr : dscale_.cast<Array>().mutable_data();
+    float* db = dbias_.is_none() ? nullptr : dbias_.cast<Array>().mutable_data();
+    const float* x = ds ? x_.cast<Array>().data() : nullptr; Release _;
+    std::vector<double> sums(2 * g.channels);
+    if (x) channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * x[i]; });
+    else channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; });
+    for (long c = 0; c < g.channels; ++c) {
+      if (db) db[c] += (float)sums[c];
+      if (ds) ds[c] += (float)sums[g.channels + c];
+    }
+  }, py::arg("x"), nc("dy"), py::arg("dscale"), py::arg("dbias"), py::arg("grid"));
+}
+}  // namespace BREW_ISA

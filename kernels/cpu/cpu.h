@@ -1,0 +1,34 @@
+// What every CPU kernel file shares: arrays from Python, the channel grid, and when a loop is worth two threads.
+#pragma once
+#include <omp.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace py = pybind11;
+
+// Contiguous float32; bound with .noconvert(), for a converted copy would swallow the result.
+using Array = py::array_t<float, py::array::c_style>;
+using Ints = py::array_t<std::int32_t, py::array::c_style>;
+using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+
+// A loop over fewer elements than this runs on one thread: waking the others takes longer.
+constexpr long kGrain = 8192;
+
+// Any layout of (N, C, ...) seen as (outer, blocks, spatial, lanes): plain is (N, C, HW, 1), channels-last is
+// (N, 1, HW, C), blocked by 16 is (N, C/16, HW, 16) with the last block padded by zeros.
+struct Grid {
+  long outer, blocks, spatial, lanes, channels;
+  long size() const { return outer * blocks * spatial * lanes; }
+  long lanes_of(long block) const { return std::min(lanes, channels - block * lanes); }   // lanes that hold channels
+};
+inline Grid grid(const std::vector<long>& v) { return {v.at(0), v.at(1), v.at(2), v.at(3), v.at(4)}; }
+
+// A kernel is bound as: take pointers, let other Python threads run, compute.
+using Release = py::gil_scoped_release;

@@ -1,0 +1,41 @@
+// The CPU kernels as a Python module: a table of contents.
+#include "cpu.h"
+
+namespace BREW_ISA {
+void bind_batch_norm(py::module_&);
+void bind_convolution(py::module_&);
+void bind_eltwise(py::module_&);
+void bind_layout(py::module_&);
+void bind_lrn(py::module_&);
+void bind_neuron(py::module_&);
+void bind_pooling(py::module_&);
+void bind_random(py::module_&);
+void bind_softmax(py::module_&);
+void bind_transform(py::module_&);
+void bind_update(py::module_&);
+}
+
+PYBIND11_MODULE(BREW_MODULE, m) {
+  using namespace BREW_ISA;
+  bind_batch_norm(m);
+  bind_convolution(m);
+  bind_eltwise(m);
+  bind_layout(m);
+  bind_lrn(m);
+  bind_neuron(m);
+  bind_pooling(m);
+  bind_random(m);
+  bind_softmax(m);
+  bind_transform(m);
+  bind_update(m);
+  m.def("set_threads", [](int n) { omp_set_num_threads(n); }, "Threads of the loops that follow in this Python thread.");
+  m.def("best_isa", [] {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl")) return "avx512";
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+    return "base";
+  });
+}

@@ -1,0 +1,57 @@
+// Activations and dropout on the CPU, element by element: they do not care about the layout.
+#include "../include/neuron.h"
+
+#include "../include/philox.h"
+#include "cpu.h"
+
+namespace BREW_ISA {
+
+template <class F>
+void each(long n, F f) {
+#pragma omp parallel for simd if (n > kGrain)
+  for (long i = 0; i < n; ++i) f(i);
+}
+
+// Four elements share one Philox block; kept where the word is at least `threshold` = ratio * 2^32.
+void dropout(const float* x, float* y, long n, std::uint64_t key, std::uint64_t stream, std::uint32_t threshold, float scale) {
+#pragma omp parallel for if (n > kGrain / 4)
+  for (long block = 0; block < (n + 3) / 4; ++block) {
+    const Words w = philox(block, stream, key);
+    const unsigned words[4] = {w.x, w.y, w.z, w.w};
+    for (long i = block * 4, end = std::min(n, i + 4); i < end; ++i)
+      y[i] = words[i & 3] >= threshold ? x[i] * scale : 0.0f;
+  }
+}
+
+void bind_neuron(py::module_& m) {
+  const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("relu_forward", [](const Array& x, Array& y, float slope) {
+    const float* a = x.data(); float* b = y.mutable_data(); Release _;
+    each(x.size(), [=](long i) { b[i] = relu(a[i], slope); });
+  }, nc("x"), nc("y"), py::arg("slope"));
+  m.def("relu_backward", [](const Array& y, const Array& dy, Array& dx, float slope) {
+    const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
+    each(y.size(), [=](long i) { b[i] = relu_grad(a[i], d[i], slope); });
+  }, nc("y"), nc("dy"), nc("dx"), py::arg("slope"));
+  m.def("sigmoid_forward", [](const Array& x, Array& y) {
+    const float* a = x.data(); float* b = y.mutable_data(); Release _;
+    each(x.size(), [=](long i) { b[i] = sigmoid(a[i]); });
+  }, nc("x"), nc("y"));
+  m.def("sigmoid_backward", [](const Array& y, const Array& dy, Array& dx) {
+    const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
+    each(y.size(), [=](long i) { b[i] = sigmoid_grad(a[i], d[i]); });
+  }, nc("y"), nc("dy"), nc("dx"));
+  m.def("tanh_forward", [](const Array& x, Array& y) {
+    const float* a = x.data(); float* b = y.mutable_data(); Release _;
+    each(x.size(), [=](long i) { b[i] = tanhf(a[i]); });
+  }, nc("x"), nc("y"));
+  m.def("tanh_backward", [](const Array& y, const Array& dy, Array& dx) {
+    const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
+    each(y.size(), [=](long i) { b[i] = tanh_grad(a[i], d[i]); });
+  }, nc("y"), nc("dy"), nc("dx"));
+  m.def("dropout", [](const Array& x, Array& y, std::uint64_t key, std::uint64_t stream, std::uint32_t threshold, float scale) {
+    const float* a = x.data(); float* b = y.mutable_data(); const long n = x.size(); Release _;
+    dropout(a, b, n, key, stream, threshold, scale);
+  }, nc("x"), nc("y"), py::arg("key"), py::arg("stream"), py::arg("threshold"), py::arg("scale"));
+}
+}  // namespace BREW_ISA

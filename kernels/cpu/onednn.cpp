@@ -1,0 +1,243 @@
+// Convolution and matrix products by oneDNN, as the module _onednn. It has no arithmetic of its own.
+#include <dnnl.hpp>
+#include <omp.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace py = pybind11;
+using namespace dnnl;
+using Array = py::array_t<float, py::array::c_style>;
+using Dims = memory::dims;
+
+namespace {
+
+engine& cpu() { static engine e(engine::kind::cpu, 0); return e; }
+dnnl::stream& queue() { static dnnl::stream s(cpu()); return s; }
+
+// One scratchpad, as large as the largest asked for: primitives run one after the other.
+struct Scratch {
+  char* at = nullptr;
+  size_t size = 0;
+  void* get(size_t bytes) {
+    if (bytes > size) {
+      std::free(at);
+      size = (bytes + 63) / 64 * 64;
+      at = static_cast<char*>(std::aligned_alloc(64, size));
+      if (!at) { size = 0; throw std::bad_alloc(); }
+    }
+    return at;
+  }
+};
+Scratch& scratchpad() { static Scratch s; return s; }
+
+enum { kPlain = 1, kChannelsLast = 0 };          // lanes of a layout; else the block of channels
+
+memory::desc activation(const Dims& dims, int lanes) {
+  const int spatial = (int)dims.size() - 2;
+  if (lanes > 1) {
+    using tag = memory::format_tag;
+    const tag tags[2][3] = {{tag::nCw8c, tag::nChw8c, tag::nCdhw8c}, {tag::nCw16c, tag::nChw16c, tag::nCdhw16c}};
+    return memory::desc(dims, memory::data_type::f32, tags[lanes == 16][spatial - 1]);
+  }
+  Dims strides(dims.size());
+  memory::dim step = 1;
+  if (lanes == kChannelsLast) { strides[1] = 1; step = dims[1]; }
+  for (int a = (int)dims.size() - 1; a >= (lanes == kChannelsLast ? 2 : 1); --a) { strides[a] = step; step *= dims[a]; }
+  strides[0] = step;
+  return memory::desc(dims, memory::data_type::f32, strides);
+}
+
+memory::desc plain(const Dims& dims) {
+  Dims strides(dims.size());
+  memory::dim step = 1;
+  for (int a = (int)dims.size() - 1; a >= 0; --a) { strides[a] = step; step *= dims[a]; }
+  return memory::desc(dims, memory::data_type::f32, strides);
+}
+
+using Buffer = std::unique_ptr<float, decltype(&std::free)>;
+Buffer buffer(size_t bytes) { return Buffer(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free); }
+
+// A primitive with its memories, made once and fed pointers.
+struct Step {
+  primitive prim;
+  std::unordered_map<int, memory> args;
+  size_t scratch = 0;
+  Step() = default;
+  template <class PD> explicit Step(const PD& pd, const primitive& p) : prim(p) {
+    scratch = pd.scratchpad_desc().get_size();
+    args[DNNL_ARG_SCRATCHPAD] = memory(pd.scratchpad_desc(), cpu(), nullptr);
+  }
+  void add(int arg, const memory::desc& d) { args[arg] = memory(d, cpu(), nullptr); }
+  void set(int arg, const void* p) { args.at(arg).set_data_handle(const_cast<void*>(p)); }
+  void run() { set(DNNL_ARG_SCRATCHPAD, scratchpad().get(scratch)); prim.execute(queue(), args); queue().wait(); }
+};
+
+void reorder_to(const memory::desc& from, const float* a, const memory::desc& to, float* b) {
+  memory x(from, cpu(), const_cast<float*>(a)), y(to, cpu(), b);
+  reorder(x, y).execute(queue(), x, y);
+  queue().wait();
+}
+
+// The format of a weight blob, as the forward primitive wants it. Equal formats can share one array.
+struct WeightFormat {
+  memory::desc desc, flat;
+  long size() const { return (long)(desc.get_size() / sizeof(float)); }      // floats, padding included
+  bool is_plain() const { return desc == flat; }
+  void pack(const Array& from, Array& to) const { reorder_to(flat, from.data(), desc, to.mutable_data()); }
+  void unpack(const Array& from, Array& to) const { reorder_to(desc, from.data(), flat, to.mutable_data()); }
+};
+
+class Convolution {
+ public:
+  // in: (N, C, spatial...), out: (N, K, spatial...); one kernel, stride, pad, dilation per spatial axis.
+  Convolution(const Dims& in, const Dims& out, const Dims& kernel, const Dims& stride, const Dims& pad, const Dims& dilation,
+              long groups, bool bias, int in_lanes, int out_lanes, std::optional<float> relu, const WeightFormat* format)
+      : in_(activation(in, in_lanes)), out_(activation(out, out_lanes)), stride_(stride), pad_(pad), bias_(bias) {
+    Dims weights = groups > 1 ? Dims{groups, out[1] / groups, in[1] / groups} : Dims{out[1], in[1]};
+    weights.insert(weights.end(), kernel.begin(), kernel.end());
+    for (size_t a = 0; a < kernel.size(); ++a) {
+      dilation_.push_back(dilation[a] - 1);
+      pad_end_.push_back((out[a + 2] - 1) * stride[a] + (kernel[a] - 1) * dilation[a] + 1 - in[a + 2] - pad[a]);
+    }
+    any_ = memory::desc(weights, memory::data_type::f32, memory::format_tag::any);
+    if (bias) bias_desc_ = plain({out[1]});
+    primitive_attr attr = attributes();
+    if (relu) { post_ops ops; ops.append_eltwise(algorithm::eltwise_relu, *relu, 0); attr.set_post_ops(ops); }
+    pd_ = convolution_forward::primitive_desc(cpu(), prop_kind::forward_training, algorithm::convolution_direct, in_,
+                                              format ? format->desc : any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, attr);
+    format_ = {pd_.weights_desc(), plain(weights)};
+    forward_ = Step(pd_, convolution_forward(pd_));
+    forward_.add(DNNL_ARG_SRC, in_);
+    forward_.add(DNNL_ARG_WEIGHTS, format_.desc);
+    forward_.add(DNNL_ARG_DST, out_);
+    if (bias) forward_.add(DNNL_ARG_BIAS, bias_desc_);
+  }
+
+  const WeightFormat& format() const { return format_; }
+  std::vector<std::string> kernels() const {     // which of the library's kernels run, as far as they exist by now
+    std::vector<std::string> names{pd_.impl_info_str()};
+    if (data_) names.push_back(data_name_);
+    if (weights_) names.push_back(weights_name_);
+    return names;
+  }
+
+  void forward(const Array& x, const Array& w, const py::object& b, Array& y) {
+    forward_.set(DNNL_ARG_SRC, x.data());
+    forward_.set(DNNL_ARG_WEIGHTS, w.data());
+    if (bias_) forward_.set(DNNL_ARG_BIAS, b.cast<Array>().data());
+    forward_.set(DNNL_ARG_DST, y.mutable_data());
+    py::gil_scoped_release _;
+    forward_.run();
+  }
+
+  void backward_data(const Array& dy, const Array& w, Array& dx) {
+    const float *a = dy.data(), *b = w.data();
+    float* c = dx.mutable_data();
+    py::gil_scoped_release _;
+    if (!data_) {
+      convolution_backward_data::primitive_desc pd(cpu(), algorithm::convolution_direct, in_, any_, out_, stride_, dilation_, pad_,
+                                                   pad_end_, pd_, attributes());
+      data_ = Step(pd, dnnl::convolution_backward_data(pd));
+      data_->add(DNNL_ARG_DIFF_DST, out_);
+      data_->add(DNNL_ARG_WEIGHTS, pd.weights_desc());
+      data_->add(DNNL_ARG_DIFF_SRC, in_);
+      data_format_ = pd.weights_desc();
+      data_name_ = pd.impl_info_str();
+      if (data_format_ != format_.desc) data_weights_ = buffer(data_format_.get_size());
+    }
+    if (data_weights_) { reorder_to(format_.desc, b, data_format_, data_weights_.get()); b = data_weights_.get(); }
+    data_->set(DNNL_ARG_DIFF_DST, a);
+    data_->set(DNNL_ARG_WEIGHTS, b);
+    data_->set(DNNL_ARG_DIFF_SRC, c);
+    data_->run();
+  }
+
+  // add: the gradients are added to what dw and db hold, else they replace it.
+  void backward_weights(const Array& x, const Array& dy, Array& dw, const py::object& db, bool add) {
+    const float *a = x.data(), *b = dy.data();
+    float *c = dw.mutable_data(), *d = bias_ ? db.cast<Array>().mutable_data() : nullptr;
+    py::gil_scoped_release _;
+    if (!weights_) {
+      convolution_backward_weights::primitive_desc pd(cpu(), algorithm::convolution_direct, in_, any_, bias_desc_, out_, stride_,
+                                                      dilation_, pad_, pad_end_, pd_, attributes());
+      weights_ = Step(pd, convolution_backward_weights(pd));
+      weights_->add(DNNL_ARG_SRC, in_);
+      weights_->add(DNNL_ARG_DIFF_DST, out_);
+      weights_->add(DNNL_ARG_DIFF_WEIGHTS, pd.diff_weights_desc());
+      if (bias_) weights_->add(DNNL_ARG_DIFF_BIAS, bias_desc_);
+      own_format_ = pd.diff_weights_desc();
+      weights_name_ = pd.impl_info_str();
+    }
+    const bool same = own_format_ == format_.desc;
+    if (!same && !own_) own_ = buffer(own_format_.get_size());
+    if (add && !sum_) { sum_ = buffer(format_.desc.get_size()); bias_sum_ = buffer(bias_ ? bias_desc_.get_size() : 64); }
+    float* result = add ? sum_.get() : c;
+    weights_->set(DNNL_ARG_SRC, a);
+    weights_->set(DNNL_ARG_DIFF_DST, b);
+    weights_->set(DNNL_ARG_DIFF_WEIGHTS, same ? result : own_.get());
+    if (bias_) weights_->set(DNNL_ARG_DIFF_BIAS, add ? bias_sum_.get() : d);
+    weights_->run();
+    if (!same) reorder_to(own_format_, own_.get(), format_.desc, result);
+    if (add) {
+      const long n = format_.size(), m = bias_ ? (long)(bias_desc_.get_size() / sizeof(float)) : 0;
+      for (long i = 0; i < n; ++i) c[i] += result[i];
+      for (long i = 0; i < m; ++i) d[i] += bias_sum_.get()[i];
+    }
+  }
+
+ private:
+  static primitive_attr attributes() { primitive_attr a; a.set_scratchpad_mode(scratchpad_mode::user); return a; }
+
+  memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
+  Dims stride_, pad_, pad_end_, dilation_;
+  bool bias_;
+  convolution_forward::primitive_desc pd_;
+  WeightFormat format_;
+  Step forward_;
+  std::optional<Step> data_, weights_;
+  std::string data_name_, weights_name_;
+  Buffer data_weights_{nullptr, std::free}, own_{nullptr, std::free}, sum_{nullptr, std::free}, bias_sum_{nullptr, std::free};
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_onednn, m) {
+  py::class_<WeightFormat>(m, "WeightFormat")
+      .def_property_readonly("size", &WeightFormat::size)
+      .def_property_readonly("is_plain", &WeightFormat::is_plain)
+      .def("__eq__", [](const WeightFormat& a, const WeightFormat& b) { return a.desc == b.desc; })
+      .def("pack", &WeightFormat::pack, py::arg("plain").noconvert(), py::arg("out").noconvert())
+      .def("unpack", &WeightFormat::unpack, py::arg("packed").noconvert(), py::arg("out").noconvert());
+  py::class_<Convolution>(m, "Convolution")
+      .def(py::init<const Dims&, const Dims&, const Dims&, const Dims&, const Dims&, const Dims&, long, bool, int, int,
+                    std::optional<float>, const WeightFormat*>(),
+           py::arg("in"), py::arg("out"), py::arg("kernel"), py::arg("stride"), py::arg("pad"), py::arg("dilation"), py::arg("groups"),
+           py::arg("bias"), py::arg("in_lanes"), py::arg("out_lanes"), py::arg("relu"), py::arg("format"))
+      .def_property_readonly("format", &Convolution::format)
+      .def_property_readonly("kernels", &Convolution::kernels)
+      .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b"), py::arg("y").noconvert())
+      .def("backward_data", &Convolution::backward_data, py::arg("dy").noconvert(), py::arg("w").noconvert(), py::arg("dx").noconvert())
+      .def("backward_weights", &Convolution::backward_weights, py::arg("x").noconvert(), py::arg("dy").noconvert(),
+           py::arg("dw").noconvert(), py::arg("db"), py::arg("add"));
+  py::register_exception<dnnl::error>(m, "Unsupported", PyExc_RuntimeError);
+  m.def("gemm", [](bool ta, bool tb, long rows, long cols, long inner, const Array& a, const Array& b, Array& c, float beta) {
+    const float *p = a.data(), *q = b.data();
+    float* r = c.mutable_data();
+    py::gil_scoped_release _;
+    dnnl_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', rows, cols, inner, 1, p, ta ? rows : inner, q, tb ? inner : cols, beta, r, cols);
+  }, py::arg("ta"), py::arg("tb"), py::arg("rows"), py::arg("cols"), py::arg("inner"), py::arg("a").noconvert(),
+     py::arg("b").noconvert(), py::arg("c").noconvert(), py::arg("beta"));
+  m.def("max_lanes", [] {                        // the block of channels that suits this machine
+    const cpu_isa isa = get_effective_cpu_isa();
+    return (int)isa >= (int)cpu_isa::avx512_core ? 16 : 8;
+  });
+  m.def("version", [] { const version_t* v = version(); return std::to_string(v->major) + "." + std::to_string(v->minor); });
+}

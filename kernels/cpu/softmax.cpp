@@ -1,0 +1,81 @@
+// Softmax and its cross entropy. Arrays are plain (outer, classes, inner).
+#include <cfloat>
+#include <cmath>
+
+#include "cpu.h"
+
+namespace BREW_ISA {
+
+void bind_softmax(py::module_& m) {
+  const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("softmax_forward", [](const Array& x_, Array& y_, long outer, long classes, long inner) {
+    const float* x = x_.data(); float* y = y_.mutable_data(); Release _;
+    const long plane = classes * inner;
+#pragma omp parallel if (outer * plane > kGrain)
+    {
+      std::vector<float> most(inner), sum(inner);
+#pragma omp for
+      for (long n = 0; n < outer; ++n) {
+        const float* a = x + n * plane; float* b = y + n * plane;
+        std::fill(most.begin(), most.end(), -INFINITY);
+        std::fill(sum.begin(), sum.end(), 0.0f);
+        for (long c = 0; c < classes; ++c)
+          for (long i = 0; i < inner; ++i) most[i] = std::max(most[i], a[c * inner + i]);
+        for (long c = 0; c < classes; ++c)
+          for (long i = 0; i < inner; ++i) sum[i] += b[c * inner + i] = std::exp(a[c * inner + i] - most[i]);
+        for (long c = 0; c < classes; ++c)
+          for (long i = 0; i < inner; ++i) b[c * inner + i] /= sum[i];
+      }
+    }
+  }, nc("x"), nc("y"), py::arg("outer"), py::arg("classes"), py::arg("inner"));
+  m.def("softmax_backward", [](const Array& y_, const Array& dy_, Array& dx_, long outer, long classes, long inner) {
+    const float *y = y_.data(), *dy = dy_.data(); float* dx = dx_.mutable_data(); Release _;
+    const long plane = classes * inner;
+#pragma omp parallel if (outer * plane > kGrain)
+    {
+      std::vector<float> dot(inner);
+#pragma omp for
+      for (long n = 0; n < outer; ++n) {
+        const long o = n * plane;
+        std::fill(dot.begin(), dot.end(), 0.0f);
+        for (long c = 0; c < classes; ++c)
+          for (long i = 0; i < inner; ++i) dot[i] += y[o + c * inner + i] * dy[o + c * inner + i];
+        for (long c = 0; c < classes; ++c)
+          for (long i = 0; i < inner; ++i) { const long k = o + c * inner + i; dx[k] = y[k] * (dy[k] - dot[i]); }
+      }
+    }
+  }, nc("y"), nc("dy"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"));
+  // (sum of -log p[label], positions that counted, first position with a label out of range or -1).
+  m.def("cross_entropy_forward", [](const Array& p_, const Array& label_, long outer, long classes, long inner, bool has_ignore, int ignore) {
+    const float *p = p_.data(), *label = label_.data();
+    double loss = 0; long counted = 0, bad = -1;
+    { Release _;
+      for (long n = 0; n < outer && bad < 0; ++n)
+        for (long i = 0; i < inner; ++i) {
+          const float value = label[n * inner + i];
+          const long c = (long)value;
+          if (has_ignore && c == ignore) continue;
+          if (!(value > -1 && c >= 0 && c < classes)) { bad = n * inner + i; break; }
+          loss -= std::log(std::max(p[(n * classes + c) * inner + i], FLT_MIN));
+          ++counted;
+        } }
+    return py::make_tuple(loss, counted, bad);
+  }, nc("p"), nc("label"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"), py::arg("ignore"));
+  // dx = (p - onehot(label)) * weight, 0 where ignored
+  m.def("cross_entropy_backward", [](const Array& p_, const Array& label_, Array& dx_, long outer, long classes, long inner,
+                                     bool has_ignore, int ignore, float weight) {
+    const float *p = p_.data(), *label = label_.data(); float* dx = dx_.mutable_data(); Release _;
+    const long plane = classes * inner;
+#pragma omp parallel for if (outer * plane > kGrain)
+    for (long n = 0; n < outer; ++n) {
+      for (long k = n * plane; k < (n + 1) * plane; ++k) dx[k] = p[k] * weight;
+      for (long i = 0; i < inner; ++i) {
+        const long c = (long)label[n * inner + i];
+        if (has_ignore && c == ignore) for (long j = 0; j < classes; ++j) dx[n * plane + j * inner + i] = 0;
+        else dx[n * plane + c * inner + i] -= weight;
+      }
+    }
+  }, nc("p"), nc("label"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"),
+     py::arg("ignore"), py::arg("weight"));
+}
+}  // namespace BREW_ISA

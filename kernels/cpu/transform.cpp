@@ -1,0 +1,135 @@
+// Records of a database and decoded images into the batch that the net sees: crop, mirror, subtract the mean, scale.
+#include "cpu.h"
+
+namespace BREW_ISA {
+
+struct Datum {                                   // one record (message Datum); offsets point into the record
+  long channels = 0, height = 0, width = 0, label = 0;
+  const unsigned char* data = nullptr;
+  long bytes = 0, floats = 0;                    // floats: how many float_data, packed or not
+  bool encoded = false;
+};
+
+struct Reader {                                  // protobuf wire format, just what Datum needs
+  const unsigned char *at, *end;
+  bool ok = true;
+  std::uint64_t varint() {
+    std::uint64_t v = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      if (at >= end) break;
+      v |= (std::uint64_t)(*at & 127) << shift;
+      if (!(*at++ & 128)) return v;
+    }
+    ok = false;
+    return 0;
+  }
+  const unsigned char* take(std::uint64_t n) {
+    if ((std::uint64_t)(end - at) < n) { ok = false; return nullptr; }
+    at += n;
+    return at - n;
+  }
+};
+
+bool parse(const char* record, long size, Datum& d, std::vector<float>* floats) {
+  Reader r{(const unsigned char*)record, (const unsigned char*)record + size};
+  const auto number = [&](const unsigned char* p) { float f; std::memcpy(&f, p, 4); if (floats) floats->push_back(f); ++d.floats; };
+  while (r.ok && r.at < r.end) {
+    const std::uint64_t tag = r.varint();
+    const int field = (int)(tag >> 3), wire = (int)(tag & 7);
+    if (wire == 0) {
+      const long v = (long)r.varint();
+      if (field == 1) d.channels = v;
+      else if (field == 2) d.height = v;
+      else if (field == 3) d.width = v;
+      else if (field == 5) d.label = v;
+      else if (field == 7) d.encoded = v != 0;
+    } else if (wire == 2) {
+      const std::uint64_t length = r.varint();
+      const unsigned char* p = r.ok ? r.take(length) : nullptr;
+      if (!r.ok) return false;
+      if (field == 4) { d.data = p; d.bytes = (long)length; }
+      else if (field == 6) for (std::uint64_t i = 0; i + 4 <= length; i += 4) number(p + i);
+    } else if (wire == 5) {
+      const unsigned char* p = r.take(4);
+      if (p && field == 6) number(p);
+    } else if (wire == 1) r.take(8);
+    else return false;
+  }
+  return r.ok;
+}
+
+// What is done to every image of a batch.
+struct Transform {
+  long channels, out_h, out_w;                   // of the result
+  const float* mean; long mean_size;             // one per channel, or one per element of the uncropped image, or none
+  float scale;
+};
+
+// `value(c, h, w)` is the pixel of the uncropped image.
+template <class F>
+void transform(const Transform& t, long height, long width, long top, long left, bool mirror, float* out, F value) {
+  for (long c = 0; c < t.channels; ++c)
+    for (long h = 0; h < t.out_h; ++h) {
+      float* row = out + (c * t.out_h + h) * t.out_w;
+      const float* mean = t.mean_size > t.channels ? t.mean + (c * height + top + h) * width + left : nullptr;
+      const float flat = t.mean_size && !mean ? t.mean[t.mean_size == 1 ? 0 : c] : 0.0f;
+      if (mirror)
+        for (long w = 0; w < t.out_w; ++w) row[t.out_w - 1 - w] = (value(c, top + h, left + w) - (mean ? mean[w] : flat)) * t.scale;
+      else
+        for (long w = 0; w < t.out_w; ++w) row[w] = (value(c, top + h, left + w) - (mean ? mean[w] : flat)) * t.scale;
+    }
+}
+
+void bind_transform(py::module_& m) {
+  const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  // (channels, height, width, label, encoded, offset and length of data, number of floats); ValueError if no Datum
+  m.def("parse_datum", [](py::bytes record) {
+    char* p; Py_ssize_t n;
+    PyBytes_AsStringAndSize(record.ptr(), &p, &n);
+    Datum d;
+    if (!parse(p, n, d, nullptr)) throw py::value_error("the record is no whole Datum");
+    return py::make_tuple(d.channels, d.height, d.width, d.label, d.encoded, d.data ? (const char*)d.data - p : 0, d.bytes, d.floats);
+  }, py::arg("record"));
+  // Transforms the records that hold pixels; returns (indices of encoded records, indices of unusable ones).
+  // `crops` is (batch, 3): top, left, mirror.
+  m.def("transform_records", [](const std::vector<py::bytes>& records, Array& out_, py::object labels_, const Ints& crops_,
+                                long height, long width, const Array& mean_, float scale) {
+    std::vector<std::pair<const char*, Py_ssize_t>> raw;
+    for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
+    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
+    float *out = out_.mutable_data(), *labels = labels_.is_none() ? nullptr : labels_.cast<Array>().mutable_data();
+    const int* crop = crops_.data();
+    std::vector<long> encoded, bad;
+    { Release _;
+      std::vector<float> floats;
+      const long plane = height * width, size = t.channels * t.out_h * t.out_w;
+      for (size_t i = 0; i < raw.size(); ++i, crop += 3) {
+        Datum d; floats.clear();
+        if (!parse(raw[i].first, raw[i].second, d, &floats)) { bad.push_back(i); continue; }
+        if (labels) labels[i] = (float)d.label;
+        if (d.encoded) { encoded.push_back(i); continue; }
+        const bool fits = d.channels == t.channels && d.height == height && d.width == width;
+        if (fits && d.bytes == d.channels * plane)
+          transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return (float)d.data[c * plane + h * width + w]; });
+        else if (fits && d.floats == d.channels * plane)
+          transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return floats[c * plane + h * width + w]; });
+        else bad.push_back(i);
+      } }
+    return py::make_tuple(encoded, bad);
+  }, py::arg("records"), nc("out"), py::arg("labels"), nc("crops"), py::arg("height"), py::arg("width"), nc("mean"), py::arg("scale"));
+  // One decoded image, (H, W, C) bytes, into out[index].
+  m.def("transform_image", [](const Bytes& image_, Array& out_, long index, long top, long left, bool mirror, const Array& mean_, float scale) {
+    const long height = image_.shape(0), width = image_.shape(1), channels = image_.shape(2);
+    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
+    const unsigned char* image = image_.data(); float* out = out_.mutable_data() + index * t.channels * t.out_h * t.out_w; Release _;
+    transform(t, height, width, top, left, mirror, out, [=](long c, long h, long w) { return (float)image[(h * width + w) * channels + c]; });
+  }, nc("image"), nc("out"), py::arg("index"), py::arg("top"), py::arg("left"), py::arg("mirror"), nc("mean"), py::arg("scale"));
+  // One array, (C, H, W) floats, into out[index].
+  m.def("transform_floats", [](const Array& image_, Array& out_, long index, long top, long left, bool mirror, const Array& mean_, float scale) {
+    const long height = image_.shape(1), width = image_.shape(2);
+    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
+    const float* image = image_.data(); float* out = out_.mutable_data() + index * t.channels * t.out_h * t.out_w; Release _;
+    transform(t, height, width, top, left, mirror, out, [=](long c, long h, long w) { return image[(c * height + h) * width + w]; });
+  }, nc("image"), nc("out"), py::arg("index"), py::arg("top"), py::arg("left"), py::arg("mirror"), nc("mean"), py::arg("scale"));
+}
+}  // namespace BREW_ISA

@@ -1,0 +1,48 @@
+// The solver's passes over the flat arena of parameters.
+#include "../include/update.h"
+
+#include <cmath>
+
+#include "cpu.h"
+
+namespace BREW_ISA {
+
+constexpr long kPiece = 1 << 16;    // elements whose sum is one term of a norm: fixed, so threads do not change it
+
+template <class F>
+double pieces(long n, F f) {
+  const long count = (n + kPiece - 1) / kPiece;
+  std::vector<double> sums(count);
+#pragma omp parallel for if (n > kGrain)
+  for (long p = 0; p < count; ++p) {
+    double s = 0;
+#pragma omp simd reduction(+ : s)
+    for (long i = p * kPiece; i < std::min(n, (p + 1) * kPiece); ++i) s += f(i);
+    sums[p] = s;
+  }
+  double total = 0;
+  for (double s : sums) total += s;
+  return total;
+}
+
+void bind_update(py::module_& m) {
+  const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("sum_squares", [](const Array& x_) {
+    const float* x = x_.data(); const long n = x_.size(); Release _;
+    return pieces(n, [=](long i) { return (double)x[i] * x[i]; });
+  }, nc("x"));
+  m.def("sum_magnitudes", [](const Array& x_) {
+    const float* x = x_.data(); const long n = x_.size(); Release _;
+    return pieces(n, [=](long i) { return std::fabs((double)x[i]); });
+  }, nc("x"));
+  // w -= step, and the step replaces the gradient, as in Caffe.
+  m.def("sgd_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
+    float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
+#pragma omp parallel for simd if (n > kGrain)
+    for (long i = 0; i < n; ++i) {
+      g[i] = sgd_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, momentum);
+      w[i] -= g[i];
+    }
+  }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"));
+}
+}  // namespace BREW_ISA

@@ -1,0 +1,29 @@
+// Geometry of pooling for cpu/pooling.cpp and cuda/pooling.cu: which pixels a window covers.
+#pragma once
+#include "both.h"
+
+struct PoolShape {
+  int height, width, out_height, out_width;       // pixels
+  int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+};
+
+struct Window {
+  int top, bottom, left, right;                   // pixels of the image, half open; empty if bottom <= top
+  int size;                                       // what AVE divides by: padding counts, what lies beyond it does not
+};
+
+BREW_BOTH Window window_of(const PoolShape& s, int row, int col) {
+  Window w;
+  w.top = row * s.stride_h - s.pad_h;
+  w.left = col * s.stride_w - s.pad_w;
+  w.bottom = w.top + s.kernel_h;
+  w.right = w.left + s.kernel_w;
+  if (w.bottom > s.height + s.pad_h) w.bottom = s.height + s.pad_h;
+  if (w.right > s.width + s.pad_w) w.right = s.width + s.pad_w;
+  w.size = (w.bottom - w.top) * (w.right - w.left);
+  if (w.bottom > s.height) w.bottom = s.height;
+  if (w.right > s.width) w.right = s.width;
+  if (w.top < 0) w.top = 0;
+  if (w.left < 0) w.left = 0;
+  return w;
+}

@@ -1,0 +1,102 @@
+"""Convolution: filters that slide over any number of spatial axes."""
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from ..engine.blob import Blob
+from ..engine.layer import Layer, at_least, register
+from . import conv_engines
+
+
+@register("Convolution")
+class ConvolutionLayer(Layer):
+    """Slides filters over the spatial axes and sums over channels (cross-correlation: the filter is not flipped).
+
+        layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
+                convolution_param { num_output: 20 kernel_size: 5 weight_filler { type: "xavier" } } }
+
+    Bottoms:  (N, C, spatial...) each, all of one shape.
+    Tops:     (N, num_output, spatial'...), one for each bottom, with
+              spatial' = floor((spatial + 2 pad - (dilation (kernel - 1) + 1)) / stride) + 1.
+    Blobs:    weights (num_output, C / group, kernel...), and bias (num_output) unless bias_term is false.
+
+    kernel_size, stride, pad, dilation   pixels; once, or once per spatial axis; or the _h and _w forms for two axes.
+    group     channels and outputs are cut into so many parts that do not see each other; must divide both.
+    engine    ONEDNN, or CAFFE (im2col and a matrix product); DEFAULT takes the first where it can serve.
+    axis      the channel axis (default 1): axes before it are batch, those after it spatial.
+    """
+
+    bottoms, tops, as_many_tops = at_least(1), at_least(1), True
+    in_place = False
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.convolution_param
+        axes = len(bottom[0].shape)
+        self.channel_axis = self.axis(p.axis, axes, "convolution_param.axis")
+        self.spatial_axes = axes - self.channel_axis - 1
+        self.kernel = self._spatial("kernel_size", None)
+        self.stride = self._spatial("stride", 1)
+        self.pad = self._spatial("pad", 0)
+        self.dilation = self._spatial("dilation", 1)
+        for name, values, least in (("kernel_size", self.kernel, 1), ("stride", self.stride, 1), ("dilation", self.dilation, 1)):
+            self.require(all(v >= least for v in values), f"{name} must be at least {least}, found {values}", f"convolution_param.{name}")
+        self.channels, self.outputs, self.groups = bottom[0].shape[self.channel_axis], p.num_output, p.group
+        self.require(self.outputs > 0, "num_output must be given, and be more than 0", "convolution_param.num_output")
+        for what, n in (("num_output", self.outputs), ("the number of channels", self.channels)):
+            self.require(self.groups > 0 and n % self.groups == 0, f"group {self.groups} must divide {what}, which is {n}", "convolution_param.group")
+        self.add_blob((self.outputs, self.channels // self.groups, *self.kernel), p.weight_filler)
+        if p.bias_term:
+            self.add_blob((self.outputs,), p.bias_filler)
+        self.engine: Any = None
+
+    def _spatial(self, name: str, default: int | None) -> tuple[int, ...]:
+        """One value per spatial axis, from the repeated field or its _h and _w forms."""
+        p, n = self.param.convolution_param, self.spatial_axes
+        prefix = "kernel" if name == "kernel_size" else name
+        values = list(getattr(p, name))
+        if prefix != "dilation" and (p.HasField(f"{prefix}_h") or p.HasField(f"{prefix}_w")):
+            self.require(not values, f"{name} excludes {prefix}_h and {prefix}_w", f"convolution_param.{name}")
+            self.require(n == 2, f"{prefix}_h and {prefix}_w are for two spatial axes; there are {n}", f"convolution_param.{prefix}_h")
+            absent = default or 0
+            return tuple(getattr(p, f"{prefix}_{a}") if p.HasField(f"{prefix}_{a}") else absent for a in "hw")
+        self.require(values or default is not None or n == 0, f"{name} must be given", "convolution_param")
+        self.require(len(values) in (0, 1, n), f"{name} is given once, or once for each of the {n} spatial axes; found {len(values)}", f"convolution_param.{name}")
+        return tuple(values if len(values) == n else (values or [default or 0]) * n)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shape = bottom[0].shape
+        for i, blob in enumerate(bottom):
+            self.require(blob.shape == shape, f"all bottoms must have one shape: bottom 0 has {shape}, bottom {i} has {blob.shape}", f"bottom[{i}]")
+        self.require(len(shape) == self.channel_axis + 1 + self.spatial_axes and shape[self.channel_axis] == self.channels,
+                     f"the weights are for {self.channels} channels and {self.spatial_axes} spatial axes; the shape is now {shape}", "bottom")
+        batch, spatial = shape[:self.channel_axis], shape[self.channel_axis + 1:]
+        out = tuple((s + 2 * p - (d * (k - 1) + 1)) // st + 1 for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
+        self.require(all(o > 0 for o in out), f"the kernel {self.kernel} does not fit into the bottom's {spatial} with pad {self.pad}", "convolution_param")
+        for blob in top:
+            blob.reshape(*batch, self.outputs, *out)
+        geometry = conv_engines.Geometry((prod(batch), self.channels, *spatial), (prod(batch), self.outputs, *out), self.kernel,
+                                         self.stride, self.pad, self.dilation, self.groups)
+        if self.engine is None or self.engine.geometry != geometry:
+            self.engine = conv_engines.choose(self, geometry, whole_blobs=self.channel_axis == 1)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for x, y in zip(bottom, top):
+            self.engine.forward(x, y, None)
+
+    def can_fuse(self, following: Layer) -> bool:
+        return following.type == "ReLU" and hasattr(self.engine, "fuses")
+
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Any) -> None:
+        """With the ReLU that follows in place: one pass instead of two. Backward runs both as they are."""
+        self.engine.forward(bottom[0], top[0], following.slope)
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        for y, x, down in zip(top, bottom, propagate_down):
+            if any(self.param_propagate_down):
+                self.engine.backward_weights(x, y)
+            if down:
+                self.engine.backward_data(y, x)
+
+    def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
+        return 2 * sum(t.count for t in top) * self.channels // self.groups * prod(self.kernel)

@@ -1,0 +1,177 @@
+"""Data: batches of records from an LMDB database."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError, Position
+from ..engine.layer import Layer, between, exactly, register
+from ..engine.random import permutation
+from ..kernels import cpu
+from ..proto import brew_pb2 as pb
+from ..proto import find_file
+from .prefetch import BatchLayerState, Prefetcher
+from .transformer import Transformer
+
+
+@register("Data")
+class DataLayer(BatchLayerState, Layer):
+    """Images and labels from a database of Datum records, read ahead by a thread.
+
+        layer { name: "mnist" type: "Data" top: "data" top: "label" transform_param { scale: 0.00390625 }
+                data_param { source: "mnist_train_lmdb" batch_size: 64 backend: LMDB } }
+
+    Tops:  (batch_size, C, H, W), or the crop's size; and labels (batch_size).
+
+    source       the database's folder, seen from the working directory or from the prototxt.
+    batch_size   records.     prefetch   batches read ahead, default 4.
+    shuffle      a new order of all records in each epoch (not in Caffe); else the order of the keys, again and again.
+    Images may be raw or encoded (JPEG, PNG); transform_param says what is done to them.
+    """
+
+    bottoms, tops = exactly(0), between(1, 2)
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.data_param
+        self.require(p.batch_size > 0, "batch_size must be given, and be more than 0", "data_param.batch_size")
+        self.require(p.HasField("source"), "source must name a database", "data_param")
+        self.batch_size, self.shuffle = p.batch_size, p.shuffle
+        self.source = find_file(p.source, self.param.position.file)
+        self.transformer = Transformer(self)
+        self.database = Database(self.source)
+        record, encoded = self.database.first()
+        channels, height, width = self._measure(*record)
+        self.transformer.check(channels, height, width)
+        self.prefetcher = Prefetcher(self._make, p.prefetch, workers=2 if encoded else 1)
+        top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
+        if len(top) > 1:
+            top[1].reshape(self.batch_size)
+
+    def _measure(self, key: bytes, record: bytes) -> tuple[int, int, int]:
+        """(channels, height, width) of a record, decoded if it must be."""
+        try:
+            channels, height, width, _, encoded, start, length, _ = cpu.parse_datum(record)
+        except ValueError as e:
+            raise self.broken(key, str(e)) from None
+        if encoded:
+            image = self.transformer.decode(record[start:start + length])
+            if image is None:
+                raise self.broken(key, "it is encoded, and holds no image that can be decoded")
+            height, width, channels = image.shape
+        return channels, height, width
+
+    def broken(self, key: bytes, what: str) -> DataError:
+        return DataError(f"record {key.decode(errors='replace')!r} cannot be used: {what}\n  read by layer \"{self.name}\"", Position(self.source))
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        images, labels = self.prefetcher.next()
+        top[0].reshape(*images.shape)
+        top[0].value.adopt(images)
+        if len(top) > 1:
+            top[1].value.adopt(labels)
+
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch number `batch`: what it holds depends on nothing else."""
+        n, size = self.batch_size, self.database.size
+        places = np.arange(batch * n, (batch + 1) * n)
+        if self.shuffle:
+            orders = {e: permutation(self.seed, f"{self.name}/shuffle", e, size) for e in {int(e) for e in places // size}}
+            places = np.array([orders[int(at // size)][at % size] for at in places])
+        keys, records = self.database.read(places % size, walk=not self.shuffle)
+        channels, height, width = self._measure(keys[0], records[0])
+        self.transformer.check(channels, height, width)
+        crops = self.transformer.crops(n, height, width, batch)
+        images = np.empty((n, channels, *self.transformer.size(height, width)), np.float32)
+        labels = np.empty(n, np.float32)
+        encoded, unusable = self.transformer.records(records, images, labels, crops, height, width)
+        for i in unusable:
+            raise self.broken(keys[i], self._why(records[i], channels, height, width))
+        for i in encoded:
+            *_, start, length, _ = cpu.parse_datum(records[i])
+            image = self.transformer.decode(records[i][start:start + length])
+            if image is None:
+                raise self.broken(keys[i], "it is encoded, and holds no image that can be decoded")
+            if image.shape != (height, width, channels):
+                raise self.broken(keys[i], f"its image is {image.shape[0]} x {image.shape[1]} x {image.shape[2]}, the batch began with {height} x {width} x {channels}")
+            self.transformer.image(image, images, i, *crops[i])
+        return images, labels
+
+    def _why(self, record: bytes, channels: int, height: int, width: int) -> str:
+        try:
+            c, h, w, _, _, _, length, floats = cpu.parse_datum(record)
+        except ValueError as e:
+            return str(e)
+        if (c, h, w) != (channels, height, width):
+            return f"its image has the shape {(c, h, w)}, the batch began with {(channels, height, width)}"
+        return f"its image has the shape {(c, h, w)}, and {length or floats} values"
+
+
+class Database:
+    """An LMDB opened for reading: records in the order of their keys."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        if not (Path(folder) / "data.mdb").exists():
+            kind = "this is a LevelDB, which needs conversion" if list(Path(folder).glob("*.ldb")) or (Path(folder) / "CURRENT").exists() else "there is no LMDB here"
+            raise DataError(f"{kind} (no data.mdb in the folder)\n  `brew data` makes databases", Position(folder))
+        try:
+            self.env = lmdb.open(folder, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+            self.size = self.env.stat()["entries"]
+            if not self.size:
+                raise DataError("the database is empty", Position(folder))
+        except lmdb.Error as e:
+            raise DataError(f"the database cannot be read: {e}", Position(folder)) from None
+        self.keys: list[bytes] | None = None                   # all of them, in order; read when shuffling begins
+        self.ends: dict[int, bytes] = {}                       # where walks ended: the key of the record after
+
+    def first(self) -> tuple[tuple[bytes, bytes], bool]:
+        """((key, record), whether it is encoded) of the first record."""
+        try:
+            with self.env.begin() as txn, txn.cursor() as cursor:
+                cursor.first()
+                key, record = cursor.item()
+        except lmdb.Error as e:
+            raise DataError(f"the database cannot be read: {e}", Position(self.folder)) from None
+        try:
+            return (key, record), bool(cpu.parse_datum(record)[4])
+        except ValueError:
+            return (key, record), False
+
+    def read(self, places: np.ndarray, walk: bool) -> tuple[list[bytes], list[bytes]]:
+        """(keys, records) at these places. walk: they follow each other, and one cursor steps through them."""
+        keys, records = [], []
+        try:
+            if not walk:
+                if self.keys is None:
+                    with self.env.begin() as txn, txn.cursor() as cursor:
+                        self.keys = list(cursor.iternext(keys=True, values=False))
+                with self.env.begin() as txn:
+                    for place in places:
+                        keys.append(self.keys[place])
+                        records.append(txn.get(keys[-1]))
+                return keys, records
+            with self.env.begin() as txn, txn.cursor() as cursor:
+                self._seek(cursor, int(places[0]))
+                for place in places:
+                    if place == 0:
+                        cursor.first()
+                    key, record = cursor.item()
+                    keys.append(key)
+                    records.append(record)
+                    cursor.next()
+                self.ends[(int(places[-1]) + 1) % self.size] = cursor.key()
+        except (lmdb.Error, TypeError) as e:
+            raise DataError(f"the database cannot be read after record {keys[-1].decode(errors='replace') if keys else '(none)'!r}: {e}", Position(self.folder)) from None
+        return keys, records
+
+    def _seek(self, cursor: lmdb.Cursor, place: int) -> None:
+        """Stand on record number `place`: at once where the last walk ended there, else by stepping."""
+        key = self.ends.pop(place, b"")
+        if key and cursor.set_key(key):
+            return
+        cursor.first()
+        for _ in range(place):
+            cursor.next()

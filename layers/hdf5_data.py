@@ -1,0 +1,92 @@
+"""HDF5Data: batches of rows from HDF5 files."""
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError, Position, read_bytes
+from ..engine.layer import Layer, at_least, exactly, register
+from ..engine.random import permutation
+from ..proto import find_file
+from .prefetch import BatchLayerState, Prefetcher
+
+
+@register("HDF5Data")
+class HDF5DataLayer(BatchLayerState, Layer):
+    """Rows of the datasets that have the tops' names, whole files at a time; batches go on across files.
+
+        layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "train.txt" batch_size: 64 } }
+
+    Tops:  (batch_size, ...), one for each dataset; all datasets of a file have the same number of rows.
+    source    a text file that lists HDF5 files.
+    shuffle   the files in a new order each epoch, and the rows within each file.
+    """
+
+    bottoms, tops = exactly(0), at_least(1)
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.hdf5_data_param
+        self.require(not self.param.HasField("transform_param"), "transform_param is for images: scale the HDF5 data when you write them", "transform_param")
+        self.require(p.batch_size > 0, "batch_size must be given, and be more than 0", "hdf5_data_param.batch_size")
+        self.source, self.batch_size = find_file(p.source, self.param.position.file), p.batch_size
+        names = read_bytes(self.source, "this list of HDF5 files", DataError).decode().split()
+        self.require(names, f"the list {self.source} names no files", "hdf5_data_param.source", DataError)
+        self.files = [find_file(name, self.source) for name in names]
+        self.load = lru_cache(maxsize=2)(self._load)
+        self.rows = [self._count(f) for f in range(len(self.files))]
+        self.prefetcher = Prefetcher(self._make, 2)
+        for blob, data in zip(top, self.load(0)):
+            blob.reshape(self.batch_size, *data.shape[1:])
+
+    def _open(self, file: int) -> Any:
+        import h5py
+        try:
+            return h5py.File(self.files[file], "r")
+        except OSError as e:
+            raise DataError(f"this HDF5 file cannot be read: {e}\n  read by layer \"{self.name}\"", Position(self.files[file])) from None
+
+    def _count(self, file: int) -> int:
+        with self._open(file) as h5:
+            for name in self.param.top:
+                if name not in h5:
+                    raise DataError(f'has no dataset "{name}", which layer "{self.name}" has as a top; it has {", ".join(h5)}', Position(self.files[file]))
+            counts = {name: h5[name].shape[0] if h5[name].shape else 0 for name in self.param.top}
+        if len(set(counts.values())) != 1 or not min(counts.values()):
+            raise DataError(f"its datasets need the same number of rows, at least one; found {counts}", Position(self.files[file]))
+        return next(iter(counts.values()))
+
+    def _load(self, file: int) -> list[np.ndarray]:
+        with self._open(file) as h5:
+            return [np.asarray(h5[name], np.float32) for name in self.param.top]
+
+    def _rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The order of an epoch: for each place its file, and its row within that file."""
+        order = np.arange(len(self.files))
+        shuffle = self.param.hdf5_data_param.shuffle
+        if shuffle:
+            order = permutation(self.seed, f"{self.name}/files", epoch, len(self.files))
+        files = np.concatenate([np.full(self.rows[f], f) for f in order])
+        rows = np.concatenate([permutation(self.seed, f"{self.name}/rows{f}", epoch, self.rows[f]) if shuffle else np.arange(self.rows[f]) for f in order])
+        return files, rows
+
+    def _make(self, batch: int) -> list[np.ndarray]:
+        total = sum(self.rows)
+        places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        orders = {e: self._rows(e) for e in {int(e) for e in places // total}}
+        out: list[np.ndarray] = []
+        for i, place in enumerate(places):
+            files, rows = orders[int(place // total)]
+            data = self.load(int(files[place % total]))
+            if not out:
+                out = [np.empty((self.batch_size, *d.shape[1:]), np.float32) for d in data]
+            for target, source in zip(out, data):
+                target[i] = source[rows[place % total]]
+        return out
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for blob, data in zip(top, self.prefetcher.next()):
+            blob.reshape(*data.shape)
+            blob.value.adopt(data)

@@ -1,0 +1,108 @@
+"""ImageData: batches of image files named in a list."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError, Position, read_bytes
+from ..engine.layer import Layer, exactly, register
+from ..engine.random import permutation, words
+from ..proto import find_file
+from .prefetch import BatchLayerState, Prefetcher
+from .transformer import Transformer
+
+
+@register("ImageData")
+class ImageDataLayer(BatchLayerState, Layer):
+    """Images from files and labels from a list, read ahead by threads.
+
+        layer { name: "data" type: "ImageData" top: "data" top: "label" transform_param { crop_size: 227 }
+                image_data_param { source: "train.txt" root_folder: "images/" batch_size: 32 new_height: 256 new_width: 256 } }
+
+    Tops:  (batch_size, C, H, W), or the crop's size; and labels (batch_size).
+
+    source        a text file, on each line a path (spaces allowed), a space and a label.
+    root_folder   put before each path.      shuffle    a new order in each epoch.
+    new_height, new_width   pixels to resize to (bilinear); both or neither.
+    is_color      default true: three channels, BGR; false: one.
+    rand_skip     begin at a random line below this.
+    """
+
+    bottoms, tops = exactly(0), exactly(2)
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.image_data_param
+        self.require((p.new_height > 0) == (p.new_width > 0), "new_height and new_width are given together or not at all", "image_data_param")
+        self.require(p.batch_size > 0, "batch_size must be more than 0", "image_data_param.batch_size")
+        self.batch_size, self.new_size = p.batch_size, (p.new_width, p.new_height)
+        self.source = find_file(p.source, self.param.position.file)
+        self.lines = self._read_list(p.root_folder)
+        self.skip = int(words(self.seed, f"{self.name}/skip", 0, 1)[0] % p.rand_skip) if p.rand_skip else 0
+        self.require(self.skip < len(self.lines), f"rand_skip {p.rand_skip} is more than the {len(self.lines)} lines there are", "image_data_param.rand_skip")
+        self.transformer = Transformer(self)
+        self.prefetcher = Prefetcher(self._make, self.param.data_param.prefetch, workers=2)
+        height, width, channels = self._load(self._order(0)[self.skip]).shape
+        self.transformer.check(channels, height, width)
+        top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
+        top[1].reshape(self.batch_size)
+
+    def _read_list(self, root: str) -> list[tuple[str, int, int]]:
+        """(path, label, line number) of every line."""
+        text = read_bytes(self.source, "this list of images", DataError).decode("utf-8", "replace")
+        lines = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            path, _, label = line.rstrip().rpartition(" ")
+            try:
+                lines.append((root + path.strip(), int(label), number))
+            except ValueError:
+                raise DataError(f"expected a path, a space and a label, found {line!r}\n  read by layer \"{self.name}\"", Position(self.source, number)) from None
+        self.require(lines, f"the list {self.source} names no images", "image_data_param.source", DataError)
+        return lines
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.param.image_data_param.shuffle:
+            return permutation(self.seed, f"{self.name}/shuffle", epoch, len(self.lines))
+        return np.arange(len(self.lines))
+
+    def _load(self, number: int) -> np.ndarray:
+        """The pixels (H, W, C) of one line's image, resized if asked."""
+        import cv2
+        path, _, line = self.lines[number]
+        flag = cv2.IMREAD_COLOR if self.param.image_data_param.is_color else cv2.IMREAD_GRAYSCALE
+        image = cv2.imread(path, flag) if Path(path).is_file() else None
+        if image is None:
+            what = "is no image that can be read" if Path(path).is_file() else "does not exist"
+            raise DataError(f"{path} {what}\n  read by layer \"{self.name}\"", Position(self.source, line))
+        if all(self.new_size):
+            image = cv2.resize(image, self.new_size, interpolation=cv2.INTER_LINEAR)
+        return np.ascontiguousarray(image.reshape(*image.shape[:2], -1))
+
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        places = self.skip + np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        orders = {e: self._order(e) for e in {int(e) for e in places // len(self.lines)}}
+        chosen = [int(orders[int(at // len(self.lines))][at % len(self.lines)]) for at in places]
+        images: np.ndarray | None = None
+        shape: tuple[int, ...] = ()
+        for i, number in enumerate(chosen):
+            image = self._load(number)
+            if images is None:
+                shape = image.shape
+                self.transformer.check(shape[2], *shape[:2])
+                images = np.empty((self.batch_size, shape[2], *self.transformer.size(*shape[:2])), np.float32)
+                crops = self.transformer.crops(self.batch_size, *shape[:2], batch)
+            if image.shape != shape:
+                path, _, line = self.lines[number]
+                raise DataError(f"{path} has {image.shape[:2]} pixels, the batch began with {shape[:2]}\n  set new_height and new_width, or batch_size: 1", Position(self.source, line))
+            self.transformer.image(image, images, i, *crops[i])
+        assert images is not None
+        return images, np.array([self.lines[n][1] for n in chosen], np.float32)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        images, labels = self.prefetcher.next()
+        top[0].reshape(*images.shape)
+        top[0].value.adopt(images)
+        top[1].value.adopt(labels)

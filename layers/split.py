@@ -1,0 +1,30 @@
+"""Split: one blob for several readers."""
+from __future__ import annotations
+
+from ..engine.blob import Blob
+from ..engine.layer import Layer, at_least, register
+
+
+@register("Split")
+class SplitLayer(Layer):
+    """Gives every reader of a blob a top of its own, so that their gradients add up. The net inserts it where needed.
+
+        layer { name: "x_split" type: "Split" bottom: "x" top: "x0" top: "x1" }
+
+    Bottom:  any shape.      Tops:  one or more, the bottom's values without a copy.
+    """
+
+    tops = at_least(1)
+    in_place = False
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        for blob in top:
+            blob.reshape(*bottom[0].shape)
+            blob.share_value(bottom[0])
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[0]:
+            layout = top[0].gradient.layout
+            dx = bottom[0].gradient.write(layout)
+            for i, blob in enumerate(top):
+                self.k.linear(blob.gradient.read(layout), 1.0, dx, 1.0 if i else 0.0)

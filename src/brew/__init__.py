@@ -1,0 +1,22 @@
+"""brew: nets, layers and solvers declared in prototxt, trained on the CPU or the GPU. Names are pycaffe's."""
+from __future__ import annotations
+
+from . import layers as layers
+from .engine.blob import Blob
+from .engine.device import set_device, set_mode_cpu, set_mode_gpu, set_threads
+from .engine.layer import LAYERS
+from .engine.net import Net
+from .layers.python import UserLayer as Layer
+from .proto.errors import BrewError
+from .version import __version__
+
+TRAIN, TEST = 0, 1
+
+
+def layer_type_list() -> list[str]:
+    """The names of all layer types, sorted."""
+    return sorted(LAYERS)
+
+
+__all__ = ["BrewError", "Blob", "LAYERS", "Layer", "Net", "TEST", "TRAIN", "__version__", "layer_type_list", "layers",
+           "set_device", "set_mode_cpu", "set_mode_gpu", "set_threads"]

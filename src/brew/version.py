@@ -1,0 +1,4 @@
+"""The version, as pip knows it."""
+from importlib.metadata import version
+
+__version__ = version("brew")
