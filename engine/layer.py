@@ -83,6 +83,7 @@ class Layer:
     is_loss = False                      # its first top has a loss weight of 1 unless the net says otherwise
     in_place = True                      # may write its top over its bottom
     reshape_always = False               # reshape() before every forward, as layers written by users expect
+    counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     devices: tuple[str, ...] = ("cpu", "gpu")
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):

@@ -152,6 +152,10 @@ class Net:
             self.layers[i].reshape(self.bottoms[i], self.tops[i])
             self._shapes[i] = shapes
 
+    def forget_shapes(self, i: int) -> None:
+        """Make layer number i reshape before its next forward."""
+        self._shapes[i] = None
+
     def reshape(self) -> None:
         """Pass changed input shapes through the net."""
         self.device.enter()

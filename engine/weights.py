@@ -93,7 +93,7 @@ def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
 def share(net: Net, other: Net) -> None:
     """Let `net` use the parameter blobs of `other`, layer by name."""
     theirs = other.layer_dict
-    for layer in net.layers:
+    for i, layer in enumerate(net.layers):
         source = theirs.get(layer.name)
         if source is None or not layer.blobs:
             continue
@@ -102,3 +102,4 @@ def share(net: Net, other: Net) -> None:
                                f"{[b.shape for b in source.blobs]} in the net that it should share them with")
         for mine, his in zip(layer.blobs, source.blobs):
             mine.value = his.value
+        net.forget_shapes(i)                     # what it prepared for its own weights may not suit these

@@ -45,7 +45,7 @@ class Portable:
     """im2col and a matrix product for each image, on plain arrays; also the GPU's."""
 
     def __init__(self, layer: Any, g: Geometry):
-        self.layer, self.geometry = layer, g
+        self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
         axes = zip(g.bottom[2:], g.top[2:], g.kernel, g.stride, g.pad, g.dilation)
         self.args = (g.bottom[0], g.bottom[1], g.top[1], g.groups, [len(g.kernel), *(v for axis in axes for v in axis)])
 
@@ -97,7 +97,7 @@ class OneDnn:
     fuses = True
 
     def __init__(self, layer: Any, g: Geometry):
-        self.layer, self.geometry = layer, g
+        self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
         self.made: dict[float | None, Any] = {}
         held = layer.blobs[0].value.layout               # a net that shares the weights has chosen already
         self.format = held.format if isinstance(held, WeightLayout) else None

@@ -20,13 +20,15 @@ class DropoutLayer(Layer):
     The mask is a function of (seed, layer name, how many forwards before, element): it is not stored, backward draws it again.
     """
 
+    counter = "forwards"
+
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.dropout_param
         self.require(0 <= p.dropout_ratio < 1, f"dropout_ratio must be at least 0 and less than 1, found {p.dropout_ratio:g}", "dropout_param.dropout_ratio")
         self.keep = 1 - p.dropout_ratio
         self.threshold = int(p.dropout_ratio * 2**32)
         self.train_scale, self.test_scale = (1 / self.keep, 1.0) if p.scale_train else (1.0, self.keep)
-        self.forwards = 0                                          # state: a snapshot keeps it
+        self.forwards = 0
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         top[0].reshape(*bottom[0].shape)

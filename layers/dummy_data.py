@@ -21,6 +21,7 @@ class DummyDataLayer(Layer):
     """
 
     bottoms, tops = exactly(0), at_least(1)
+    counter = "draws"
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, n = self.param.dummy_data_param, len(top)
@@ -35,16 +36,17 @@ class DummyDataLayer(Layer):
         fillers = list(p.data_filler) or [pb.FillerParameter()]
         self.require(len(fillers) in (1, n), f"data_filler is given once, for each of the {n} tops, or not at all; found {len(fillers)}", "dummy_data_param.data_filler")
         self.fillers = fillers * n if len(fillers) == 1 else fillers
-        self.random = [Random(self.seed, f"{self.name}/top{i}") for i in range(n)]
+        self.draws = 0
         for i, blob in enumerate(top):
             blob.reshape(*shapes[i if len(shapes) > 1 else 0])
             self._fill(i, blob)
 
     def _fill(self, i: int, blob: Blob) -> None:
-        values = fill(blob.shape, self.fillers[i], self.random[i], self.param)
+        values = fill(blob.shape, self.fillers[i], Random(self.seed, f"{self.name}/top{i}", self.draws << 2), self.param)
         blob.value.write()[...] = self.device.xp.asarray(values)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.draws += 1
         for i, blob in enumerate(top):
             if self.fillers[i].type != "constant":
                 self._fill(i, blob)

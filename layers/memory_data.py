@@ -21,6 +21,7 @@ class MemoryDataLayer(Layer):
     """
 
     bottoms, tops = exactly(0), exactly(2)
+    counter = "batches"
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.memory_data_param

@@ -54,6 +54,7 @@ class BatchLayerState:
     """What data layers have in common: `batches` counts those given out, and setting it goes there."""
 
     prefetcher: Prefetcher
+    counter = "batches"
 
     @property
     def batches(self) -> int:

@@ -8,6 +8,8 @@ from .engine.layer import LAYERS
 from .engine.net import Net
 from .layers.python import UserLayer as Layer
 from .proto.errors import BrewError
+from .solvers import SOLVERS, get_solver
+from .solvers.sgd import SGDSolver
 from .version import __version__
 
 TRAIN, TEST = 0, 1
@@ -18,5 +20,5 @@ def layer_type_list() -> list[str]:
     return sorted(LAYERS)
 
 
-__all__ = ["BrewError", "Blob", "LAYERS", "Layer", "Net", "TEST", "TRAIN", "__version__", "layer_type_list", "layers",
+__all__ = ["BrewError", "Blob", "LAYERS", "Layer", "Net", "SGDSolver", "SOLVERS", "TEST", "TRAIN", "__version__", "get_solver", "layer_type_list", "layers",
            "set_device", "set_mode_cpu", "set_mode_gpu", "set_threads"]

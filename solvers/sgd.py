@@ -1,0 +1,23 @@
+"""SGD: stochastic gradient descent with momentum."""
+from __future__ import annotations
+
+from .solver import Solver, register
+
+
+@register("SGD")
+class SGDSolver(Solver):
+    """h = momentum h + rate (gradient + decay);  weight -= h.
+
+        type: "SGD" base_lr: 0.01 momentum: 0.9 weight_decay: 0.0005
+
+    The rate is that of lr_policy times the parameter's lr_mult; the decay weight_decay times its decay_mult, times the
+    weight (L2) or its sign (L1). The history is one array per parameter.
+    """
+
+    histories = 1
+
+    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+        part = self.arena.part
+        s = self.arena.slots[slot]
+        self.net.device.kernels.sgd_update(part(self.arena.data, s), part(self.arena.diff, s), part(self.history[0], s),
+                                           scale, decay, self.l1, rate, self.param.momentum)

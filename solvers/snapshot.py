@@ -1,0 +1,172 @@
+"""Snapshots: a caffemodel and a solverstate that together hold all that the next iteration depends on.
+
+Both files are readable by Caffe. A state names its caffemodel and the hash of it, and is written last: a pair is whole
+or it is not taken. A training that was killed at any moment and goes on from its last whole pair ends with the same bits.
+"""
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..engine.errors import Position, SnapshotError, WeightsError, read_bytes
+from ..engine.files import write_whole
+from ..engine.layout import PLAIN
+from ..proto import brew_pb2 as pb
+from ..proto import from_array, read_binary, to_array
+
+if TYPE_CHECKING:
+    from .solver import Solver
+
+log = logging.getLogger("brew")
+
+
+def check_writable(prefix: str) -> None:
+    """Raise SnapshotError unless files with this prefix can be written."""
+    probe = Path(f"{prefix}.probe")
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as e:
+        raise SnapshotError(f"snapshots cannot be written here: {e.strerror}\n  snapshot_prefix must lie in a folder that exists and is writable", Position(prefix)) from None
+
+
+def save(solver: Solver) -> str:
+    """Write both files of this iteration; returns the path of the state."""
+    hdf5 = solver.param.snapshot_format == pb.SolverParameter.HDF5
+    stem, end = f"{solver.prefix}_iter_{solver.iter}", ".h5" if hdf5 else ""
+    what = "HDF5" if hdf5 else "binary proto"
+    model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
+    log.info("Snapshotting to %s file %s", what, model)
+    (solver.net.save_hdf5 if hdf5 else solver.net.save)(model, solver.param.snapshot_diff)
+    log.info("Snapshotting solver state to %s file %s", what, path)
+    state = _state(solver, model)
+    write_whole(path, (lambda aside: _write_hdf5(aside, state)) if hdf5 else state.SerializeToString())
+    return path
+
+
+def _state(solver: Solver, model: str) -> pb.SolverState:
+    state = pb.SolverState(iter=solver.iter, learned_net=model, current_step=solver.current_step, seed=solver.seed,
+                           loss_window=solver.losses, learned_net_sha256=_hash(model))
+    for memory in _histories(solver):
+        from_array(memory.store.read(PLAIN).reshape(memory.shape), state.history.add())
+    state.layer.extend(counters(solver))
+    return state
+
+
+def _histories(solver: Solver) -> list[Any]:
+    """One Memory for each parameter's history, all of the first kind before the second."""
+    return [solver.arena.as_memory(array, slot) for array in solver.history for slot in solver.arena.slots]
+
+
+def _hash(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+
+
+def counters(solver: Solver) -> list[pb.LayerState]:
+    """The counters of all layers that have one."""
+    return [pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter))
+            for number, net in enumerate([solver.net, *solver.test_nets], -1) for layer in net.layers if layer.counter]
+
+
+def set_counters(solver: Solver, states: Any) -> None:
+    nets = [solver.net, *solver.test_nets]
+    for state in states:
+        layer = nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(nets) else None
+        if layer is not None and layer.counter:
+            setattr(layer, layer.counter, state.count)
+
+
+def restore(solver: Solver, path: str) -> None:
+    """Bring a solver to a state. Nothing changes if the state or its caffemodel cannot be used."""
+    if ".caffemodel" in Path(path).name:
+        raise SnapshotError("this is a caffemodel: it holds weights, and no iteration or history to go on from"
+                            "\n  resume with the .solverstate beside it, or start anew from it with -weights", Position(path))
+    state = _read_hdf5(path) if path.endswith(".h5") else read_binary(path, pb.SolverState(), "solverstate")
+    histories = _histories(solver)
+    if len(state.history) != len(histories):
+        raise SnapshotError(f"the state has {len(state.history)} histories; this solver and net need {len(histories)}", Position(path))
+    arrays = [to_array(blob) for blob in state.history]
+    for array, memory in zip(arrays, histories):
+        if array.size != memory.store.size:
+            raise SnapshotError(f"a history has the shape {array.shape}, its parameter {memory.shape}", Position(path))
+    solver.net.copy_from(_model_of(state, path))
+    for array, memory in zip(arrays, histories):
+        layout = memory.store.home
+        memory.store.write(PLAIN)[...] = array.ravel()
+        memory.store.read(layout)                          # back into the arena
+    solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)
+    if state.HasField("seed"):
+        solver.seed = state.seed
+        for net in [solver.net, *solver.test_nets]:
+            net.seed = state.seed
+            for layer in net.layers:
+                layer.seed = state.seed
+        set_counters(solver, state.layer)
+    log.info("Restored iteration %d from %s", state.iter, path)
+
+
+def _model_of(state: pb.SolverState, path: str) -> str:
+    """The state's caffemodel: where it says, or beside the state; it must be the very one."""
+    places = [Path(state.learned_net), Path(path).parent / Path(state.learned_net).name]
+    found = [str(p) for p in places if p.is_file()]
+    if not found:
+        raise SnapshotError(f"its caffemodel is missing: looked for {places[0]} and {places[1]}", Position(path))
+    for model in found:
+        if not state.learned_net_sha256 or _hash(model) == state.learned_net_sha256:
+            return model
+    raise SnapshotError(f"{found[0]} is not the caffemodel that this state was written with", Position(path))
+
+
+def newest(prefix: str) -> str | None:
+    """The state of the last whole snapshot with this prefix, or None."""
+    def number(path: Path) -> int:
+        match = re.search(r"_iter_(\d+)\.solverstate", path.name)
+        return int(match[1]) if match else -1
+    found = [p for p in Path(prefix).parent.glob(f"{Path(prefix).name}_iter_*.solverstate*") if p.suffix in (".solverstate", ".h5")]
+    for path in sorted(found, key=number, reverse=True):
+        try:
+            _model_of(_read_hdf5(str(path)) if path.suffix == ".h5" else read_binary(path, pb.SolverState(), "solverstate"), str(path))
+            return str(path)
+        except (SnapshotError, WeightsError) as e:
+            log.warning("passing over a snapshot: %s", e)
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------- HDF5
+
+def _write_hdf5(aside: Path, state: pb.SolverState) -> None:
+    """Caffe's datasets, and the rest of the message as bytes in "brew"."""
+    import h5py
+    rest = pb.SolverState()
+    rest.CopyFrom(state)
+    rest.ClearField("history")
+    with h5py.File(aside, "w") as file:
+        file["iter"], file["current_step"], file["learned_net"] = state.iter, state.current_step, state.learned_net
+        history = file.create_group("history")
+        for i, blob in enumerate(state.history):
+            history[str(i)] = to_array(blob)
+        file["brew"] = np.frombuffer(rest.SerializeToString(), np.uint8)
+
+
+def _read_hdf5(path: str) -> pb.SolverState:
+    import h5py
+    read_bytes(path, "this solverstate", WeightsError)
+    state = pb.SolverState()
+    try:
+        with h5py.File(path, "r") as file:
+            if "brew" in file:
+                state.ParseFromString(bytes(file["brew"][...]))
+            state.iter, state.current_step = int(file["iter"][()]), int(file["current_step"][()])
+            learned = file["learned_net"][()]
+            state.learned_net = learned.decode() if isinstance(learned, bytes) else str(learned)
+            for i in range(len(file["history"])):
+                from_array(file["history"][str(i)][...], state.history.add())
+    except (OSError, KeyError, ValueError) as e:
+        raise WeightsError(f"this is no HDF5 solverstate, or only a part of one ({e})", Position(path)) from None
+    return state

@@ -1,0 +1,322 @@
+"""Solver: trains a net. What all kinds have in common: iterations, tests, rates, clipping, decay, snapshots."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from math import sqrt
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+from ..engine.errors import Position, SolverError, nearest
+from ..engine.net import Net
+from ..engine.passes import merged_state
+from ..engine.random import new_seed
+from ..proto import brew_pb2 as pb
+from ..proto import find_file, read_net, read_solver, to_text
+from . import lr_policy, snapshot
+from .lr_policy import advance, rate
+
+log = logging.getLogger("brew")
+SOLVERS: dict[str, type[Solver]] = {}
+S = TypeVar("S", bound="type[Solver]")
+
+
+def register(name: str) -> Callable[[S], S]:
+    """Enter a class as the solver of this type."""
+    def enter(cls: S) -> S:
+        if name in SOLVERS:
+            raise SolverError(f'the solver type "{name}" is registered twice')
+        SOLVERS[name] = cls
+        return cls
+    return enter
+
+
+def get_solver(source: str | Path | pb.SolverParameter) -> Solver:
+    """The solver that a prototxt (or message) asks for by its `type`. Raises SolverError."""
+    param = source if isinstance(source, pb.SolverParameter) else read_solver(source)
+    if param.type not in SOLVERS:
+        raise SolverError(f'no solver is called "{param.type}"{nearest(param.type, SOLVERS)}\n  there are {", ".join(sorted(SOLVERS))}',
+                          None if param is source else Position(str(source)))
+    return SOLVERS[param.type](source)
+
+
+class Solver:
+    """Trains `net` and tests `test_nets`, as a SolverParameter says; members are pycaffe's.
+
+    A solver of its own gives `histories` (arrays of the arena's size that it keeps) and update(slot, rate, scale, decay).
+    """
+
+    histories = 0
+
+    def __init__(self, source: str | Path | pb.SolverParameter):
+        self.file = "" if isinstance(source, pb.SolverParameter) else str(source)
+        self.param = pb.SolverParameter()
+        self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
+        p = self.param
+        self._check()
+        self.seed = p.random_seed if p.random_seed >= 0 else new_seed()
+        log.info("Initializing solver from parameters: \n%s", to_text(p))
+        if p.random_seed < 0:
+            log.info("random_seed: %d (chosen now; set it to repeat this run)", self.seed)
+        self.iter = self.current_step = 0
+        self.losses: list[float] = []                     # the last average_loss losses
+        self.l1 = p.regularization_type == "L1"
+        self.net = self._make_net(self._train_net(), p.train_state, pb.TRAIN, "training")
+        self.test_nets = [self._make_net(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
+        for net in self.test_nets:
+            net.share_with(self.net)
+        self.arena = self.net.gather_parameters()
+        self.history = [self.arena.zeros() for _ in range(self.histories)]
+        for names in p.weights:
+            for name in names.split(","):
+                self.load_weights(find_file(name.strip(), self.file))
+        self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
+        self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
+        self.stopped = False
+        log.info("Solver scaffolding done.")
+
+    # ----------------------------------------------------------------------------------------------------- building
+
+    def _fail(self, message: str) -> None:
+        raise SolverError(message, Position(self.file) if self.file else None)
+
+    def _check(self) -> None:
+        p = self.param
+        lr_policy.check(p, self.file)
+        if p.average_loss < 1:
+            self._fail(f"average_loss must be at least 1, found {p.average_loss}")
+        if p.iter_size < 1:
+            self._fail(f"iter_size must be at least 1, found {p.iter_size}")
+        if p.weight_decay and p.regularization_type not in ("L1", "L2"):
+            self._fail(f'regularization_type is L1 or L2, found "{p.regularization_type}"')
+        self.prefix = self._prefix()
+        if p.snapshot:
+            snapshot.check_writable(self.prefix)
+
+    def _prefix(self) -> str:
+        p, stem = self.param, str(Path(self.file).with_suffix("")) if self.file else "brew"
+        if not p.snapshot_prefix:
+            return stem
+        return str(Path(p.snapshot_prefix) / Path(stem).name) if Path(p.snapshot_prefix).is_dir() else p.snapshot_prefix
+
+    def _train_net(self) -> pb.NetParameter:
+        p = self.param
+        given = [name for name in ("net", "net_param", "train_net", "train_net_param") if p.HasField(name)]
+        if len(given) != 1:
+            self._fail(f"exactly one of net, net_param, train_net and train_net_param says what to train; found {', '.join(given) or 'none'}")
+        return self._read(getattr(p, given[0]))
+
+    def _read(self, net: Any) -> pb.NetParameter:
+        return net if isinstance(net, pb.NetParameter) else read_net(find_file(net, self.file))
+
+    def _test_nets(self) -> list[tuple[pb.NetParameter, pb.NetState]]:
+        p = self.param
+        nets = [*p.test_net_param, *p.test_net]
+        generic = p.net_param if p.HasField("net_param") else p.net
+        more = len(p.test_iter) - len(nets)
+        if more < 0 or (more and not generic):
+            self._fail(f"test_iter is given for each test net: there are {len(p.test_iter)} test_iter and {len(nets)} test nets")
+        nets += [generic] * more
+        if len(p.test_state) not in (0, len(nets)):
+            self._fail(f"test_state is given for each of the {len(nets)} test nets or not at all, found {len(p.test_state)}")
+        if nets and p.test_interval <= 0:
+            self._fail("test_interval must be more than 0 where there is a test net")
+        return [(self._read(net), p.test_state[i] if p.test_state else pb.NetState()) for i, net in enumerate(nets)]
+
+    def _make_net(self, param: pb.NetParameter, state: pb.NetState, phase: int, what: str) -> Net:
+        log.info("Creating %s net", what)
+        merged = merged_state(param.state, state)
+        net = pb.NetParameter()
+        net.CopyFrom(param)
+        net.state.CopyFrom(merged)
+        phase = state.phase if state.HasField("phase") else param.state.phase if param.state.HasField("phase") else phase
+        return Net(net, phase, level=merged.level, seed=self.seed)
+
+    def load_weights(self, path: str) -> None:
+        """Copy a caffemodel into the train net, which the test nets share; their own layers get theirs."""
+        log.info("Finetuning from %s", path)
+        self.net.copy_from(path)
+
+    # ------------------------------------------------------------------------------------------------------ training
+
+    def step(self, n: int) -> None:
+        """n iterations: forward, backward, update; tests, log lines and snapshots when they are due."""
+        for net in [self.net, *self.test_nets]:
+            net.settle(entering=True)
+        try:
+            self._step(n)
+        finally:
+            for net in [self.net, *self.test_nets]:
+                net.settle(entering=False)
+
+    def _step(self, n: int) -> None:
+        p, last, since, start = self.param, self.iter + n, perf_counter(), self.iter
+        while self.iter < last:
+            self.net.clear_param_diffs()
+            if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
+                self.test_all()
+                if self.stopped:
+                    break
+            for on_start, _ in self.callbacks:
+                on_start()
+            show = p.display > 0 and self.iter % p.display == 0
+            debug = show and (p.debug_info or self.net.param.debug_info)
+            loss = 0.0
+            for _ in range(p.iter_size):
+                loss += self.net.run_forward(debug=debug)
+                self.net.run_backward(debug=debug)
+            loss /= p.iter_size
+            self.net.check_finite(loss)
+            self.losses = [*self.losses, loss][-p.average_loss:]
+            if show:
+                now = perf_counter()
+                done, seconds = self.iter - start, now - since
+                log.info("Iteration %d (%g iter/s, %gs/%d iters), loss = %g", self.iter, done / seconds if done else 0, seconds, p.display, self.smoothed_loss)
+                self._log_outputs(self.net, "Train")
+                start, since = self.iter, now
+            for _, on_gradients_ready in self.callbacks:
+                on_gradients_ready()
+            self.apply_update(show, debug)
+            self._tell("on_display" if show else "on_iteration", loss)
+            self.iter += 1
+            self._obey()
+            if p.snapshot and self.iter % p.snapshot == 0:
+                self.snapshot()
+            if self.stopped:
+                break
+
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean of the last average_loss losses."""
+        return sum(self.losses) / len(self.losses) if self.losses else 0.0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the coming iteration."""
+        return rate(self.param, self.iter, advance(self.param, self.iter, self.current_step))
+
+    def apply_update(self, show: bool = False, debug: bool = False) -> None:
+        """Change the weights by their gradients: clip, normalise by iter_size, decay, step."""
+        p = self.param
+        step = advance(p, self.iter, self.current_step)
+        if step != self.current_step:
+            self.current_step = step
+            log.info("MultiStep Status: Iteration %d, step = %d", self.iter, step)
+        base = rate(p, self.iter, step)
+        if show:
+            log.info("Iteration %d, lr = %g", self.iter, base)
+        self.arena.open("data")
+        diff = self.arena.open("diff")
+        scale = 1.0 / p.iter_size
+        if p.clip_gradients >= 0:
+            norm = sqrt(self.net.device.kernels.sum_squares(diff))
+            if norm > p.clip_gradients:
+                scale *= p.clip_gradients / norm
+                log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
+        for i, slot in enumerate(self.arena.slots):
+            if slot.lr_mult:
+                self.update(i, base * slot.lr_mult, scale, p.weight_decay * slot.decay_mult)
+        if debug:
+            for owner in self.net.learnable:
+                log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
+                         float(abs(owner.blob.value.read()).mean()), float(abs(owner.blob.gradient.read()).mean()))
+
+    def update(self, slot: int, rate: float, scale: float, decay: float) -> None: ...
+
+    def solve(self, resume_file: str | None = None) -> None:
+        """Train up to max_iter, from a solverstate if one is given."""
+        p = self.param
+        log.info("Solving %s", self.net.name)
+        log.info("Learning Rate Policy: %s", p.lr_policy)
+        self.stopped = False
+        if resume_file:
+            self.restore(resume_file)
+        self.step(max(p.max_iter - self.iter, 0))
+        if p.snapshot_after_train and (not p.snapshot or self.iter % p.snapshot):
+            self.snapshot()
+        if self.stopped:
+            log.info("Optimization stopped early.")
+            return
+        for net in [self.net, *self.test_nets]:
+            net.settle(entering=True)
+        if p.display and self.iter % p.display == 0:
+            counters = snapshot.counters(self)           # the loss line reads a batch that is no part of the training
+            log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
+            snapshot.set_counters(self, counters)
+        if p.test_interval and self.iter % p.test_interval == 0:
+            self.test_all()
+        for net in [self.net, *self.test_nets]:
+            net.settle(entering=False)
+        log.info("Optimization Done.")
+
+    def _obey(self) -> None:
+        wish = self.poll()
+        if wish == "snapshot":
+            self.snapshot()
+        elif wish == "stop":
+            self.stopped = True
+
+    # ------------------------------------------------------------------------------------------------------- testing
+
+    def test_all(self) -> None:
+        """Run every test net and log the mean of its outputs."""
+        for i in range(len(self.test_nets)):
+            if not self.stopped:
+                self.test(i)
+
+    def test(self, number: int = 0) -> dict[str, list[float]]:
+        """Run one test net test_iter times; returns, and logs, the mean of each output's elements."""
+        net, p = self.test_nets[number], self.param
+        log.info("Iteration %d, Testing net (#%d)", self.iter, number)
+        sums: dict[str, Any] = {}
+        total = 0.0
+        for _ in range(p.test_iter[number]):
+            self._obey()
+            if self.stopped:
+                log.info("Test interrupted.")
+                return {}
+            total += net.run_forward()
+            for name in net.outputs:
+                values = net.blobs[name].value.read().reshape(-1).astype("float64")
+                sums[name] = sums[name] + values if name in sums else values
+        means = {name: [float(v) / p.test_iter[number] for v in values] for name, values in sums.items()}
+        if p.test_compute_loss:
+            log.info("Test loss: %g", total / p.test_iter[number])
+        self._log_outputs(net, "Test", means)
+        self._tell("on_test", number, means)
+        return means
+
+    def _log_outputs(self, net: Net, what: str, means: dict[str, list[float]] | None = None) -> None:
+        weights, k = net.blob_loss_weights, 0
+        for name in net.outputs:
+            for value in means[name] if means is not None else [float(v) for v in net.blobs[name].value.read().reshape(-1)]:
+                weight = weights[name]
+                log.info("    %s net output #%d: %s = %g%s", what, k, name, value, f" (* {weight:g} = {weight * value:g} loss)" if weight else "")
+                k += 1
+
+    def _tell(self, event: str, *args: Any) -> None:
+        for watcher in self.watchers:
+            if hasattr(watcher, event):
+                getattr(watcher, event)(self, *args)
+
+    # ----------------------------------------------------------------------------------------------------- snapshots
+
+    def snapshot(self) -> str:
+        """Write a caffemodel and a solverstate; returns the state's path. Raises SnapshotError."""
+        path = snapshot.save(self)
+        self._tell("on_snapshot", path)
+        return path
+
+    def restore(self, path: str) -> None:
+        """Go on from a solverstate, exactly where it was written. Raises SnapshotError or WeightsError."""
+        snapshot.restore(self, path)
+
+    def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
+        """Call on_start() before each iteration's forward and on_gradients_ready() before its update."""
+        self.callbacks.append((on_start, on_gradients_ready))
+
+    def share_weights(self, net: Net) -> None:
+        """Let `net` use the weights that this solver trains."""
+        net.share_with(self.net)
