@@ -28,7 +28,7 @@ class Cpu:
         cpu.set_blas_threads(self.threads)
 
     def enter(self) -> None:
-        """Make this thread's loops use this device: called at the start of every forward, backward and step."""
+        """Make this thread's loops use this device's threads."""
         cpu.set_threads(self.threads)
 
     def synchronize(self) -> None:
@@ -72,14 +72,27 @@ class Gpu:
 
 
 _cpu = Cpu()
-_current: Cpu | Gpu = _cpu
+_default: Cpu | Gpu = _cpu       # where nets are built
+_current: Cpu | Gpu = _cpu       # where memory is read and written now: the device of the net that runs
 _gpus: dict[int, Gpu] = {}
 _gpu_id = 0
 
 
+def default() -> Cpu | Gpu:
+    """The device on which nets are built."""
+    return _default
+
+
 def current() -> Cpu | Gpu:
-    """The device on which nets are built from now on."""
+    """The device of the net that runs now."""
     return _current
+
+
+def activate(device: Cpu | Gpu) -> None:
+    """Run on this device: called by nets at the start of everything they do."""
+    global _current
+    _current = device
+    device.enter()
 
 
 def cpu_device() -> Cpu:
@@ -88,21 +101,21 @@ def cpu_device() -> Cpu:
 
 def set_mode_cpu() -> None:
     """Build nets for the CPU from now on."""
-    global _current
-    _current = _cpu
+    global _default, _current
+    _default = _current = _cpu
 
 
 def set_device(device_id: int) -> None:
     """Choose which GPU set_mode_gpu() means. Raises DeviceError if there is no such GPU."""
     global _gpu_id
     _gpu_id = device_id
-    if isinstance(_current, Gpu):
+    if isinstance(_default, Gpu):
         set_mode_gpu()
 
 
 def set_mode_gpu() -> None:
     """Build nets for the GPU from now on. Raises DeviceError where there is none."""
-    global _current
+    global _default, _current
     if _gpu_id not in _gpus:
         from ..kernels.gpu import CupyBackend
         try:
@@ -111,7 +124,7 @@ def set_mode_gpu() -> None:
             raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})") from None
         except RuntimeError as e:
             raise DeviceError(f"GPU {_gpu_id} cannot be used: {e}\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
-    _current = _gpus[_gpu_id]
+    _default = _current = _gpus[_gpu_id]
 
 
 def set_threads(n: int) -> None:
@@ -126,11 +139,12 @@ def set_threads(n: int) -> None:
 @contextmanager
 def using(device: Cpu | Gpu, engine: str | None = None) -> Iterator[None]:
     """Build nets for `device` (and with `engine` as the CPU's default) within a with block."""
-    global _current
-    before, before_engine = _current, _cpu.engine
-    _current = device
+    global _default, _current
+    before, before_engine = _default, _cpu.engine
+    _default = _current = device
     _cpu.engine = engine or before_engine
     try:
         yield
     finally:
-        _current, _cpu.engine = before, before_engine
+        _default = _current = before
+        _cpu.engine = before_engine

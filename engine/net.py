@@ -40,7 +40,7 @@ class Net:
         self.param.CopyFrom(param)
         self.param.state.CopyFrom(merged_state(param.state, pb.NetState(phase=phase, level=level, stage=stages or [])))
         self.name, self.phase = param.name, phase
-        self.device = device.current()
+        self.device = device.default()
         self.seed = new_seed() if seed is None else seed
         self._build(insert_splits(filter_layers(self.param)))
         if weights is not None:
@@ -49,7 +49,7 @@ class Net:
     # ---------------------------------------------------------------------------------------------------- building
 
     def _build(self, param: pb.NetParameter) -> None:
-        self.device.enter()
+        device.activate(self.device)
         self._shown = param
         self.layers: list[Layer] = []
         self._layer_names: list[str] = []
@@ -158,7 +158,7 @@ class Net:
 
     def reshape(self) -> None:
         """Pass changed input shapes through the net."""
-        self.device.enter()
+        device.activate(self.device)
         for i in range(len(self.layers)):
             self._reshape(i)
 
@@ -205,7 +205,7 @@ class Net:
     def settle(self, entering: bool) -> None:
         """Around every call of the user: what he holds of blobs is read before, and shows the results after."""
         if entering:
-            self.device.enter()
+            device.activate(self.device)
         for blob in self._blobs:
             blob.value.settle(entering)
             blob.gradient.settle(entering)

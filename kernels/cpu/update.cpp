@@ -31,10 +31,6 @@ void bind_update(py::module_& m) {
     const float* x = x_.data(); const long n = x_.size(); Release _;
     return pieces(n, [=](long i) { return (double)x[i] * x[i]; });
   }, nc("x"));
-  m.def("sum_magnitudes", [](const Array& x_) {
-    const float* x = x_.data(); const long n = x_.size(); Release _;
-    return pieces(n, [=](long i) { return std::fabs((double)x[i]); });
-  }, nc("x"));
   // w -= step, and the step replaces the gradient, as in Caffe.
   m.def("sgd_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;

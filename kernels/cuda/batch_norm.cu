@@ -1,0 +1,47 @@
+// Batch normalisation and channel scales of plain (outer, channels, spatial) arrays. Sums: one block per channel;
+// the rest: one thread per element.
+#include "reduce.h"
+
+// The k-th element of a channel, k counting through all images.
+__device__ __forceinline__ long element(long k, int channel, int channels, int spatial) {
+  return (k / spatial * channels + channel) * spatial + k % spatial;
+}
+
+extern "C" __global__ void channel_moments(const float* x, float* mean, float* var, int outer, int channels, int spatial) {
+  const int c = blockIdx.x;
+  const long m = (long)outer * spatial;
+  float sum = 0, squares = 0;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) sum += x[element(k, c, channels, spatial)];
+  const float average = block_sum(sum) / m;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) { const float d = x[element(k, c, channels, spatial)] - average; squares += d * d; }
+  const float variance = block_sum(squares) / m;
+  if (threadIdx.x == 0) { mean[c] = average; var[c] = variance; }
+}
+
+extern "C" __global__ void normalize_forward(const float* x, const float* mean, const float* inverse, float* y, int channels, int spatial, long n) {
+  BREW_EACH(i, n) { const int c = (int)(i / spatial % channels); y[i] = (x[i] - mean[c]) * inverse[c]; }
+}
+
+extern "C" __global__ void normalize_backward(const float* y, const float* dy, const float* inverse, float* dx, int outer, int channels, int spatial) {
+  const int c = blockIdx.x;
+  const long m = (long)outer * spatial;
+  float a = 0, b = 0;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) { const long i = element(k, c, channels, spatial); a += dy[i]; b += dy[i] * y[i]; }
+  a = block_sum(a) / m;
+  b = block_sum(b) / m;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) { const long i = element(k, c, channels, spatial); dx[i] = (dy[i] - a - b * y[i]) * inverse[c]; }
+}
+
+extern "C" __global__ void scale_forward(const float* x, const float* scale, const float* bias, float* y, int channels, int spatial, long n) {
+  BREW_EACH(i, n) { const int c = (int)(i / spatial % channels); y[i] = (scale ? x[i] * scale[c] : x[i]) + (bias ? bias[c] : 0.0f); }
+}
+
+extern "C" __global__ void scale_gradients(const float* x, const float* dy, float* dscale, float* dbias, int outer, int channels, int spatial) {
+  const int c = blockIdx.x;
+  const long m = (long)outer * spatial;
+  float a = 0, b = 0;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) { const long i = element(k, c, channels, spatial); a += dy[i]; if (x) b += dy[i] * x[i]; }
+  a = block_sum(a);
+  b = block_sum(b);
+  if (threadIdx.x == 0) { if (dbias) dbias[c] += a; if (dscale) dscale[c] += b; }
+}

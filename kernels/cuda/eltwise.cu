@@ -1,0 +1,19 @@
+// Sums, products and maxima of arrays of one shape, one thread per element.
+#include "reduce.h"
+
+extern "C" __global__ void linear(const float* x, float a, float* y, float b, long n) {      // y = a x + b y; b == 0: y is not read
+  BREW_EACH(i, n) y[i] = b == 0 ? a * x[i] : a * x[i] + b * y[i];
+}
+extern "C" __global__ void multiply(const float* x, const float* y, float* z, long n) { BREW_EACH(i, n) z[i] = x[i] * y[i]; }
+extern "C" __global__ void divide(const float* x, const float* y, float* z, long n) { BREW_EACH(i, n) z[i] = x[i] / y[i]; }
+
+// Among the first two a tie goes to the second, later ones must be larger (Caffe).
+extern "C" __global__ void maximum(const float* x, float* y, int* winner, int index, long n) {
+  BREW_EACH(i, n) {
+    const bool wins = index == 0 || (index == 1 ? !(y[i] > x[i]) : x[i] > y[i]);
+    if (wins) { y[i] = x[i]; winner[i] = index; }
+  }
+}
+extern "C" __global__ void maximum_backward(const float* dy, const int* winner, int index, float* dx, long n) {
+  BREW_EACH(i, n) dx[i] = winner[i] == index ? dy[i] : 0.0f;
+}

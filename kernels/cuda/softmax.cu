@@ -1,0 +1,37 @@
+// Softmax and its cross entropy on plain (outer, classes, inner) arrays, one thread per position.
+#include "reduce.h"
+
+extern "C" __global__ void softmax_forward(const float* x, float* y, int classes, int inner, long n) {
+  BREW_EACH(p, n) {
+    const long first = p / inner * classes * inner + p % inner;
+    float most = x[first], sum = 0;
+    for (int c = 1; c < classes; ++c) most = fmaxf(most, x[first + (long)c * inner]);
+    for (int c = 0; c < classes; ++c) sum += y[first + (long)c * inner] = expf(x[first + (long)c * inner] - most);
+    for (int c = 0; c < classes; ++c) y[first + (long)c * inner] /= sum;
+  }
+}
+extern "C" __global__ void softmax_backward(const float* y, const float* dy, float* dx, int classes, int inner, long n) {
+  BREW_EACH(p, n) {
+    const long first = p / inner * classes * inner + p % inner;
+    float dot = 0;
+    for (int c = 0; c < classes; ++c) dot += y[first + (long)c * inner] * dy[first + (long)c * inner];
+    for (int c = 0; c < classes; ++c) { const long i = first + (long)c * inner; dx[i] = y[i] * (dy[i] - dot); }
+  }
+}
+// state[p]: 1 counted, 0 ignored, -1 a label out of range
+extern "C" __global__ void cross_entropy_forward(const float* p, const float* label, float* loss, int* state, int classes, int inner, int has_ignore, int ignore, long n) {
+  BREW_EACH(i, n) {
+    const long c = (long)label[i];
+    loss[i] = 0;
+    if (has_ignore && c == ignore) state[i] = 0;
+    else if (!(label[i] > -1 && c >= 0 && c < classes)) state[i] = -1;
+    else { state[i] = 1; loss[i] = -logf(fmaxf(p[(i / inner * classes + c) * inner + i % inner], 1.17549435e-38f)); }
+  }
+}
+extern "C" __global__ void cross_entropy_backward(const float* p, const float* label, float* dx, int classes, int inner, int has_ignore, int ignore, float weight, long n) {
+  BREW_EACH(i, n) {
+    const long target = (long)label[i], first = i / inner * classes * inner + i % inner;
+    const bool skip = has_ignore && target == ignore;
+    for (int c = 0; c < classes; ++c) { const long k = first + (long)c * inner; dx[k] = skip ? 0.0f : (p[k] - (c == target)) * weight; }
+  }
+}

@@ -1,0 +1,232 @@
+"""The GPU's kernels under the names and arguments of `kernels.cpu`, and the libraries they run through.
+
+Arrays are plain. The sources are kernels/cuda/*.cu, compiled at first use; tests run the same sources on the CPU.
+"""
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from math import prod
+from typing import Any
+
+import numpy as np
+
+BLOCK = 256                                      # threads of a block
+BLOCKS = 65535                                   # at most so many; threads then take several elements
+CUDA, INCLUDE = files(__package__) / "cuda", files(__package__) / "include"
+MAX_AXES = 6                                     # of a ConvShape, kernels/include/im2col.h
+
+
+class CupyBackend:
+    """A GPU by way of CuPy. Raises ImportError without CuPy, RuntimeError without a usable GPU."""
+
+    def __init__(self, device_id: int):
+        import cupy
+        try:
+            self.device = cupy.cuda.Device(device_id)
+            self.device.compute_capability
+        except cupy.cuda.runtime.CUDARuntimeError as e:
+            raise RuntimeError(str(e)) from None
+        self.xp = cupy
+
+    def enter(self) -> None:
+        self.device.use()
+
+    def synchronize(self) -> None:
+        self.device.synchronize()
+
+    def module(self, path: str) -> Any:
+        """The kernels of a source file."""
+        with open(path, encoding="utf-8") as file:
+            return self.xp.RawModule(code=file.read(), options=("--std=c++17", f"-I{INCLUDE}", f"-I{CUDA}"))
+
+    def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
+        """c = a b + beta c, row-major, by cuBLAS."""
+        a = a.reshape(inner, rows).T if ta else a.reshape(rows, inner)
+        b = b.reshape(cols, inner).T if tb else b.reshape(inner, cols)
+        c = c.reshape(rows, cols)
+        if beta == 0:
+            self.xp.matmul(a, b, out=c)
+        else:
+            c *= self.xp.float32(beta)
+            c += self.xp.matmul(a, b)
+
+
+class Kernels:
+    """Calls of the CUDA kernels. Names and arguments as in kernels.cpu; grids are (outer, channels, spatial, 1, channels)."""
+
+    def __init__(self, backend: Any):
+        self.backend, self.xp = backend, backend.xp
+        self.module = cache(lambda stem: backend.module(str(CUDA / f"{stem}.cu")))
+        self.ints = cache(lambda values: self.xp.asarray(np.array(values, np.int32)))
+
+    def run(self, stem: str, name: str, blocks: int, *args: Any) -> None:
+        """Launch a kernel. Python ints become int, floats float; None is a null pointer."""
+        null = None if self.xp is np else np.uint64(0)
+        fixed = tuple(np.int32(a) if isinstance(a, (bool, int)) else np.float32(a) if isinstance(a, float) else null if a is None else a for a in args)
+        self.module(stem).get_function(name)((max(blocks, 1),), (BLOCK,), fixed)
+
+    def each(self, stem: str, name: str, n: int, *args: Any) -> None:
+        """Launch a kernel with a thread for each of n elements; n is its last argument."""
+        if n:
+            self.run(stem, name, min(-(-n // BLOCK), BLOCKS), *args, np.int64(n))
+
+    # ------------------------------------------------------------------------------------------------------- neurons
+
+    def relu_forward(self, x: Any, y: Any, slope: float) -> None:
+        self.each("neuron", "relu_forward", x.size, x, y, float(slope))
+
+    def relu_backward(self, y: Any, dy: Any, dx: Any, slope: float) -> None:
+        self.each("neuron", "relu_backward", y.size, y, dy, dx, float(slope))
+
+    def sigmoid_forward(self, x: Any, y: Any) -> None:
+        self.each("neuron", "sigmoid_forward", x.size, x, y)
+
+    def sigmoid_backward(self, y: Any, dy: Any, dx: Any) -> None:
+        self.each("neuron", "sigmoid_backward", y.size, y, dy, dx)
+
+    def tanh_forward(self, x: Any, y: Any) -> None:
+        self.each("neuron", "tanh_forward", x.size, x, y)
+
+    def tanh_backward(self, y: Any, dy: Any, dx: Any) -> None:
+        self.each("neuron", "tanh_backward", y.size, y, dy, dx)
+
+    def dropout(self, x: Any, y: Any, key: int, stream: int, threshold: int, scale: float) -> None:
+        self.each("neuron", "dropout", x.size, x, y, np.uint64(key), np.uint64(stream), np.uint32(threshold), float(scale))
+
+    # ------------------------------------------------------------------------------------------------------- eltwise
+
+    def linear(self, x: Any, a: float, y: Any, b: float) -> None:
+        self.each("eltwise", "linear", x.size, x, float(a), y, float(b))
+
+    def multiply(self, x: Any, y: Any, z: Any) -> None:
+        self.each("eltwise", "multiply", x.size, x, y, z)
+
+    def divide(self, x: Any, y: Any, z: Any) -> None:
+        self.each("eltwise", "divide", x.size, x, y, z)
+
+    def maximum(self, x: Any, y: Any, winner: Any, index: int) -> None:
+        self.each("eltwise", "maximum", x.size, x, y, winner, index)
+
+    def maximum_backward(self, dy: Any, winner: Any, index: int, dx: Any) -> None:
+        self.each("eltwise", "maximum_backward", dy.size, dy, winner, index, dx)
+
+    # ------------------------------------------------------------------------------------------------------- pooling
+
+    def max_pool_forward(self, x: Any, y: Any, winner: Any, planes: int, lanes: int, shape: Any) -> None:
+        self.each("pooling", "max_pool_forward", y.size, x, y, winner, self.ints(tuple(shape)))
+
+    def max_pool_backward(self, dy: Any, winner: Any, dx: Any, planes: int, lanes: int, shape: Any) -> None:
+        self.each("pooling", "max_pool_backward", dx.size, dy, winner, dx, self.ints(tuple(shape)))
+
+    def ave_pool_forward(self, x: Any, y: Any, planes: int, lanes: int, shape: Any) -> None:
+        self.each("pooling", "ave_pool_forward", y.size, x, y, self.ints(tuple(shape)))
+
+    def ave_pool_backward(self, dy: Any, dx: Any, planes: int, lanes: int, shape: Any) -> None:
+        self.each("pooling", "ave_pool_backward", dx.size, dy, dx, self.ints(tuple(shape)))
+
+    # ----------------------------------------------------------------------------------------------------------- LRN
+
+    def lrn_across_forward(self, x: Any, s: Any, y: Any, outer: int, channels: int, inner: int, size: int, alpha: float, beta: float, k: float) -> None:
+        self.each("lrn", "lrn_across_forward", x.size, x, s, y, channels, inner, size, alpha, beta, k)
+
+    def lrn_across_backward(self, x: Any, s: Any, y: Any, dy: Any, dx: Any, outer: int, channels: int, inner: int, size: int, alpha: float, beta: float) -> None:
+        self.each("lrn", "lrn_across_backward", x.size, x, s, y, dy, dx, channels, inner, size, alpha, beta)
+
+    def lrn_within_forward(self, x: Any, s: Any, y: Any, alpha: float, beta: float) -> None:
+        self.each("lrn", "lrn_within_forward", x.size, x, s, y, alpha, beta)
+
+    def lrn_within_ratio(self, y: Any, s: Any, dy: Any, r: Any) -> None:
+        self.each("lrn", "lrn_within_ratio", y.size, y, s, dy, r)
+
+    def lrn_within_backward(self, x: Any, s: Any, dy: Any, r: Any, dx: Any, alpha: float, beta: float) -> None:
+        self.each("lrn", "lrn_within_backward", x.size, x, s, dy, r, dx, alpha, beta)
+
+    # ----------------------------------------------------------------------------------------- batch norm and scales
+
+    def channel_moments(self, x: Any, mean: Any, var: Any, grid: Any) -> None:
+        outer, channels, spatial, *_ = grid
+        self.run("batch_norm", "channel_moments", channels, x, mean, var, outer, channels, spatial)
+
+    def normalize_forward(self, x: Any, mean: Any, inverse: Any, y: Any, grid: Any) -> None:
+        self.each("batch_norm", "normalize_forward", x.size, x, mean, inverse, y, grid[1], grid[2])
+
+    def normalize_backward(self, y: Any, dy: Any, inverse: Any, dx: Any, grid: Any) -> None:
+        outer, channels, spatial, *_ = grid
+        self.run("batch_norm", "normalize_backward", channels, y, dy, inverse, dx, outer, channels, spatial)
+
+    def scale_forward(self, x: Any, scale: Any, bias: Any, y: Any, grid: Any) -> None:
+        self.each("batch_norm", "scale_forward", x.size, x, scale, bias, y, grid[1], grid[2])
+
+    def scale_gradients(self, x: Any, dy: Any, dscale: Any, dbias: Any, grid: Any) -> None:
+        outer, channels, spatial, *_ = grid
+        self.run("batch_norm", "scale_gradients", channels, x if dscale is not None else None, dy, dscale, dbias, outer, channels, spatial)
+
+    # ------------------------------------------------------------------------------------------------------- softmax
+
+    def softmax_forward(self, x: Any, y: Any, outer: int, classes: int, inner: int) -> None:
+        self.each("softmax", "softmax_forward", outer * inner, x, y, classes, inner)
+
+    def softmax_backward(self, y: Any, dy: Any, dx: Any, outer: int, classes: int, inner: int) -> None:
+        self.each("softmax", "softmax_backward", outer * inner, y, dy, dx, classes, inner)
+
+    def cross_entropy_forward(self, p: Any, label: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int) -> tuple[float, int, int]:
+        n = outer * inner
+        loss, state = self.xp.empty(n, np.float32), self.xp.empty(n, np.int32)
+        self.each("softmax", "cross_entropy_forward", n, p, label, loss, state, classes, inner, has_ignore, ignore)
+        bad = state < 0
+        return float(loss.sum(dtype=np.float64)), int((state > 0).sum()), int(bad.argmax()) if bool(bad.any()) else -1
+
+    def cross_entropy_backward(self, p: Any, label: Any, dx: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, weight: float) -> None:
+        self.each("softmax", "cross_entropy_backward", outer * inner, p, label, dx, classes, inner, has_ignore, ignore, float(weight))
+
+    # --------------------------------------------------------------------------------------------------- convolution
+
+    def _conv(self, images: int, channels: int, outputs: int, groups: int, shape: Any) -> tuple[Any, int, int, int, Any]:
+        """(ConvShape, rows of a group's columns, output pixels, input pixels, columns of one image)."""
+        axes, values = shape[0], shape[1:]
+        conv = self.ints((axes, *values, *(0,) * (6 * MAX_AXES - len(values))))
+        rows = channels // groups * prod(values[2::6])
+        width = prod(values[1::6])
+        return conv, rows, width, prod(values[0::6]), self.xp.empty(groups * rows * width, np.float32)
+
+    def conv_forward(self, x: Any, w: Any, bias: Any, y: Any, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
+        x, w, out, m = x.reshape(images, channels * plane), w.reshape(groups, -1), y.reshape(images, groups, -1), outputs // groups
+        for n in range(images):
+            self.each("im2col", "im2col", columns.size, x[n], columns, conv)
+            for g in range(groups):
+                self.backend.gemm(False, False, m, width, rows, w[g], columns[g * rows * width:(g + 1) * rows * width], out[n, g], 0.0)
+        if bias is not None:
+            self.scale_forward(y, None, bias, y, (images, outputs, width))
+
+    def conv_backward_data(self, dy: Any, w: Any, dx: Any, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
+        dy, w, dx, m = dy.reshape(images, groups, -1), w.reshape(groups, -1), dx.reshape(images, channels * plane), outputs // groups
+        for n in range(images):
+            for g in range(groups):
+                self.backend.gemm(True, False, rows, width, m, w[g], dy[n, g], columns[g * rows * width:(g + 1) * rows * width], 0.0)
+            self.each("im2col", "col2im", channels * plane, columns, dx[n], conv)
+
+    def conv_backward_weights(self, x: Any, dy: Any, dw: Any, dbias: Any, beta: float, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
+        x, out, dw, m = x.reshape(images, channels * plane), dy.reshape(images, groups, -1), dw.reshape(groups, -1), outputs // groups
+        for n in range(images):
+            self.each("im2col", "im2col", columns.size, x[n], columns, conv)
+            for g in range(groups):
+                self.backend.gemm(False, True, m, rows, width, out[n, g], columns[g * rows * width:(g + 1) * rows * width], dw[g], 1.0 if n else beta)
+        if dbias is not None:
+            if beta == 0:
+                dbias[...] = 0
+            self.scale_gradients(None, dy, None, dbias, (images, outputs, width))
+
+    # -------------------------------------------------------------------------------------------------------- update
+
+    def sgd_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float) -> None:
+        self.each("update", "sgd_update", w.size, w, g, h, float(scale), float(decay), l1, float(rate), float(momentum))
+
+    def sum_squares(self, x: Any) -> float:
+        blocks = min(-(-x.size // BLOCK), 256) or 1
+        sums = self.xp.zeros(blocks, np.float64)
+        self.run("update", "sum_squares", blocks, x, sums, np.int64(x.size))
+        return float(sums.sum())
