@@ -1,7 +1,8 @@
 """The base of every layer, and the table of layer types."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from . import device
 from .blob import Blob
 from .errors import BrewError, NetError, fail, nearest, require
 from .fillers import fill
+from .resources import check_memory
 from .random import Random
 
 LAYERS: dict[str, type[Layer]] = {}
@@ -85,6 +87,7 @@ class Layer:
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     devices: tuple[str, ...] = ("cpu", "gpu")
+    dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
         self.param, self.phase, self.seed = param, phase, seed
@@ -117,6 +120,10 @@ class Layer:
         """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler)."""
         index = len(self.blobs)
         blob = Blob(shape)
+        if self.dry:
+            self.blobs = [*self.blobs, blob]
+            return blob
+        check_memory(self.param, 4 * blob.count, f"parameter {index} of shape {shape}")
         if index < len(self.param.blobs):
             blob.load(self.param.blobs[index], f'blob {index} of layer "{self.name}"')
         elif filler is not None:
@@ -164,6 +171,16 @@ class Layer:
         param.ClearField("position")
         param.blobs.extend([blob.save(with_diff) for blob in self.blobs])
         return param
+
+
+@contextmanager
+def dry_run() -> Iterator[None]:
+    """Nets built within are for their shapes only: they cannot run."""
+    Layer.dry = True
+    try:
+        yield
+    finally:
+        Layer.dry = False
 
 
 class LossLayer(Layer):

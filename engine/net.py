@@ -19,6 +19,7 @@ from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
 from .passes import filter_layers, insert_splits, merged_state, plan_backward
 from .random import new_seed
+from .resources import check_memory
 from .sharing import share_parameters
 
 log = logging.getLogger("brew")
@@ -92,6 +93,8 @@ class Net:
                 if weight:
                     log.info("    with loss weight %g", weight)
             log.info("Memory required for data: %d", memory)
+            if not Layer.dry:
+                check_memory(p, memory * (2 if self.phase == pb.TRAIN else 1), "the net up to here" + (", with gradients," if self.phase == pb.TRAIN else ""))
             self.layers.append(layer)
             self._layer_names.append(p.name)
             self._bottom_ids.append(bottoms)
@@ -164,6 +167,7 @@ class Net:
 
     def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False) -> float:
         """Layers start..end (both included) forward; returns the loss. Whole runs use the fused plan."""
+        device.activate(self.device)
         end = len(self.layers) - 1 if end is None else end
         whole = start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values())
         fusions = self._fusions if whole else {}
@@ -190,6 +194,7 @@ class Net:
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False) -> None:
         """Layers start..end (start is the later one, both included) backward."""
+        device.activate(self.device)
         start = len(self.layers) - 1 if start is None else start
         for i in range(start, end - 1, -1):
             if not self._run_backward[i]:

@@ -77,6 +77,8 @@ class ConvolutionLayer(Layer):
             blob.reshape(*batch, self.outputs, *out)
         geometry = conv_engines.Geometry((prod(batch), self.channels, *spatial), (prod(batch), self.outputs, *out), self.kernel,
                                          self.stride, self.pad, self.dilation, self.groups)
+        if self.dry:
+            return
         if self.engine is None or self.engine.geometry != geometry or self.engine.weights is not self.blobs[0].value.store:
             self.engine = conv_engines.choose(self, geometry, whole_blobs=self.channel_axis == 1)
 

@@ -337,7 +337,7 @@ def locate(layer: Message, field: str = "") -> Position | None:
         from .brew_pb2 import NetParameter, SolverParameter
         for message in (NetParameter(), SolverParameter()):
             try:
-                _Reader(text, place.file, positions, quiet=True).message(message, "", "")
+                _Reader(text, place.file, positions, quiet=True, errors=[]).message(message, "", "")
                 break
             except PrototxtError:
                 positions.clear()

@@ -16,7 +16,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = ""
-        for word in message.replace("'", " ").replace(",", " ").split():
+        words = [] if "required" in message else message.replace("'", " ").replace(",", " ").split()
+        for word in words:
             known = [*self._option_string_actions, *self.commands()]
             close = get_close_matches(word.split("=")[0], known, n=1) if word not in known else []
             hint = hint or (f"\n  did you mean {close[0]}?" if close else "")

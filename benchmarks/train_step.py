@@ -1,0 +1,115 @@
+"""Train steps of brew beside PyTorch's on the same cores: forward, backward, update; random data, no input pipeline.
+
+    pip install '.[bench]' && python benchmarks/train_step.py [--rounds 9] [--threads 2] [lenet cifar10_quick]
+
+Rounds are interleaved (brew, eager, channels_last, brew, ...), each a few steps long; the figures are medians of rounds.
+"""
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import nn
+
+import brew
+from brew.proto import pb, read_net
+
+MODELS = Path(brew.layers.__file__).resolve().parents[1] / "models"
+
+
+def lenet() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
+                         nn.Linear(800, 500), nn.ReLU(inplace=True), nn.Linear(500, 10))
+
+
+def cifar10_quick() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU(inplace=True),
+                         nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(inplace=True), nn.AvgPool2d(3, 2, ceil_mode=True),
+                         nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(inplace=True), nn.AvgPool2d(3, 2, ceil_mode=True),
+                         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10))
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lenet": (lenet, (64, 1, 28, 28)), "cifar10_quick": (cifar10_quick, (100, 3, 32, 32))}
+
+
+def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
+    """One iteration of brew's solver on models/NAME, its data layer replaced by an Input with fixed random images."""
+    net = read_net(MODELS / name / "train_val.prototxt")
+    layers = [layer for layer in net.layer if layer.type != "Data" and not layer.include]
+    net.ClearField("layer")
+    data = net.layer.add(name="data", type="Input", top=["data", "label"])
+    data.input_param.shape.add(dim=shape)
+    data.input_param.shape.add(dim=shape[:1])
+    net.layer.extend(layers)
+    solver = brew.get_solver(pb.SolverParameter(net_param=net, base_lr=0.001, lr_policy="fixed", momentum=0.9, weight_decay=0.0005, random_seed=1))
+    rng = np.random.default_rng(0)
+    solver.net.blobs["data"].data[...] = rng.standard_normal(shape)
+    solver.net.blobs["label"].data[...] = rng.integers(0, 10, shape[0])
+    return lambda: solver.step(1)
+
+
+def torch_step(make: Callable[[], nn.Module], shape: tuple[int, ...], channels_last: bool) -> Callable[[], None]:
+    model, loss = make(), nn.CrossEntropyLoss()
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), torch.from_numpy(rng.integers(0, 10, shape[0]))
+    if channels_last:
+        model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=0.0005, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(x), y).backward()
+        optimizer.step()
+    return step
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int, length: int) -> dict[str, float]:
+    """Median milliseconds of a step of each, in interleaved rounds of `length` steps."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(length):
+            step()
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = perf_counter()
+            for _ in range(length):
+                step()
+            times[name].append(1e3 * (perf_counter() - start) / length)
+    return {name: median(values) for name, values in times.items()}
+
+
+def processor() -> str:
+    try:
+        return re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())[1]  # type: ignore[index]
+    except (OSError, TypeError):
+        return platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("nets", nargs="*", default=[])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    brew.set_threads(args.threads)
+    print(f"{processor()}, {args.threads} threads, torch {torch.__version__}, brew {brew.__version__}, {date.today()}; ms per step, medians of {args.rounds} rounds\n")
+    print("| net, batch | brew | torch eager | torch channels_last | eager / brew | best of torch / brew |\n| --- | --- | --- | --- | --- | --- |")
+    for name in args.nets or NETS:
+        make, shape = NETS[name]
+        length = 20 if name == "lenet" else 8
+        ms = measure({"brew": brew_step(name, shape), "eager": torch_step(make, shape, False), "last": torch_step(make, shape, True)}, args.rounds, length)
+        print(f"| {name} {shape[0]} | {ms['brew']:.2f} | {ms['eager']:.2f} | {ms['last']:.2f} | {ms['eager'] / ms['brew']:.2f} | {min(ms['eager'], ms['last']) / ms['brew']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

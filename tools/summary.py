@@ -1,0 +1,58 @@
+"""brew summary: a net's layers with shapes, parameters, work and memory, without running it."""
+from __future__ import annotations
+
+import argparse
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ..engine.errors import NetError
+from ..engine.layer import dry_run
+from ..engine.net import Net
+from ..proto import brew_pb2 as pb
+from .cli import stages
+
+
+def summary(args: argparse.Namespace) -> int:
+    """Print the table for `brew summary`."""
+    if not args.model:
+        raise NetError("brew summary needs -model, the net's prototxt")
+    with dry_run():
+        net = Net(args.model, pb.Phase.Value(args.phase), level=args.level, stages=stages(args.stage))
+    table = Table(box=box.SIMPLE, title=f"{net.name} ({args.phase})", title_justify="left")
+    for name, justify in (("layer", "left"), ("type", "left"), ("top", "left"), ("shape", "left"), ("parameters", "right"), ("MACs", "right"), ("memory", "right")):
+        table.add_column(name, justify=justify, no_wrap=name in ("shape", "parameters", "MACs", "memory"))  # type: ignore[arg-type]
+    for layer, bottom, top in zip(net.layers, net.bottoms, net.tops):
+        parameters = sum(b.count for b in layer.blobs)
+        shapes = "\n".join(" x ".join(map(str, b.shape)) or "scalar" for b in top)
+        own = sum(b.count for b in top if not any(b is x for x in bottom))
+        table.add_row(layer.name, layer.type, "\n".join(net.top_names[layer.name]), shapes, f"{parameters:,}" if parameters else "",
+                      _short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    owned = sum(p.blob.count for p in net.learnable)
+    macs = sum(layer.flops(b, t) for layer, b, t in zip(net.layers, net.bottoms, net.tops)) // 2
+    print(f"parameters  {owned:,} ({_bytes(4 * owned)})")
+    print(f"MACs        {macs:,} for the batch, {_short(macs // max(_batch(net), 1))} for each of its {_batch(net)} items")
+    train = args.phase == "TRAIN"
+    print(f"memory      {_bytes(net.memory * (2 if train else 1))} for blobs{' and their gradients' if train else ''}, "
+          f"{_bytes(4 * owned * (3 if train else 1))} for parameters{', gradients and history' if train else ''}")
+    return 0
+
+
+def _batch(net: Net) -> int:
+    return next((b.shape[0] for top in net.tops for b in top if b.shape), 1)
+
+
+def _short(n: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return str(n) if n else ""
+
+
+def _bytes(n: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n >= size:
+            return f"{n / size:.1f} {unit}"
+    return f"{n} B"
