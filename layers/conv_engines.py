@@ -1,8 +1,8 @@
 """The engines that a convolution can run on: oneDNN in the machine's layouts, or im2col and a matrix product."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from ..engine.blob import Blob
@@ -58,13 +58,7 @@ class Portable:
 
     def backward_weights(self, x: Blob, y: Blob) -> None:
         w, *bias = self.layer.blobs
-        dw, beta = w.gradient.accumulate()
-        db = None
-        if bias:
-            db, beta_bias = bias[0].gradient.accumulate()
-            if beta_bias != beta:                        # one of the two is shared, and has a gradient already
-                (dw if beta == 0 else db)[...] = 0
-                beta = 1.0
+        dw, db, beta = accumulators(w, bias, PLAIN)
         self.layer.k.conv_backward_weights(x.value.read(), y.gradient.read(), dw, db, beta, *self.args)
 
 
@@ -91,70 +85,91 @@ class WeightLayout:
         return self.size
 
 
+class Variant:
+    """A convolution by oneDNN in one pair of layouts, with its primitives."""
+
+    def __init__(self, g: Geometry, bias: bool, lanes: tuple[int, int], format: Any):
+        self.args = (g.bottom, g.top, g.kernel, g.stride, g.pad, g.dilation, g.groups, bias, *lanes)
+        self.bottom_layout, self.top_layout = (PLAIN if n == PLAIN_LANES else laid_out(shape, n) for n, shape in zip(lanes, (g.bottom, g.top)))
+        self.primitive = onednn.Convolution(*self.args, None, format)
+        self.format = self.primitive.format
+        self.weight_layout = PLAIN if self.format.is_plain else WeightLayout(self.format)
+        self.fused: dict[float, Any] = {}
+
+    def with_relu(self, slope: float) -> Any:
+        if slope not in self.fused:
+            self.fused[slope] = onednn.Convolution(*self.args, slope, self.format)
+        return self.fused[slope]
+
+
 class OneDnn:
-    """oneDNN primitives, made once for a geometry. Activations and weights stay in the layouts they run best in."""
+    """oneDNN primitives, made once for a geometry. Activations and weights stay in the layouts they run best in.
+
+    `main` runs forward and the weights' gradient. `data` makes the bottom's gradient: another variant where the library
+    has only its reference for main's layouts (images of few channels: a hundred times slower, measured).
+    """
 
     fuses = True
 
     def __init__(self, layer: Any, g: Geometry):
         self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
-        self.made: dict[float | None, Any] = {}
         held = layer.blobs[0].value.layout               # a net that shares the weights has chosen already
-        self.format = held.format if isinstance(held, WeightLayout) else None
-        self.lanes = next(pair for pair in self._candidates() if self._able(pair))
-        self.bottom_layout, self.top_layout = (PLAIN if lanes == PLAIN_LANES else laid_out(shape, lanes)
-                                               for lanes, shape in zip(self.lanes, (g.bottom, g.top)))
-        self.format = self._primitive(None).format
-        self.weight_layout = PLAIN if self.format.is_plain else WeightLayout(self.format)
-        layer.blobs[0].value.update(self.weight_layout)
+        self.main = self._first(lambda v: (v.primitive.kernels[0], v.primitive.weights_kernel), held.format if isinstance(held, WeightLayout) else None)
+        self.data: Variant | None = None
+        layer.blobs[0].value.update(self.main.weight_layout)
 
-    def _candidates(self) -> list[tuple[int, int]]:
+    def _first(self, kernels: Callable[[Variant], tuple[str, ...]], format: Any = None) -> Variant:
+        """The best variant for which the library has `kernels` of its own, rather than its slow reference."""
+        *variants, last = self._lanes()
+        for lanes in variants:
+            try:
+                variant = Variant(self.geometry, len(self.layer.blobs) > 1, lanes, format)
+                if not any(kernel.startswith("ref") for kernel in kernels(variant)):
+                    return variant
+            except RuntimeError:
+                continue                                 # it has none at all
+        return Variant(self.geometry, len(self.layer.blobs) > 1, last, format if last == variants[0] else None)
+
+    def _lanes(self) -> list[tuple[int, int]]:
         """(lanes in, lanes out), best first. Blocks that are mostly padding cost more than they give."""
         g, block = self.geometry, int(onednn.max_lanes())
         channels, outputs = g.bottom[1], g.top[1]
-        if g.groups > 1 and (channels // g.groups % block or outputs // g.groups % block) and g.groups != channels:
-            return [(CHANNELS_LAST, CHANNELS_LAST), (PLAIN_LANES, PLAIN_LANES)]
-        padded = [-(-c // block) * block / c for c in (channels, outputs)]
+        last, plain = (CHANNELS_LAST, CHANNELS_LAST), (PLAIN_LANES, PLAIN_LANES)
+        if g.groups not in (1, channels) and (channels // g.groups % block or outputs // g.groups % block):
+            return [last, plain]
         few = channels <= 4
-        blocked = (PLAIN_LANES if few else block, block)
-        last = (CHANNELS_LAST, CHANNELS_LAST)
+        padded = [-(-c // block) * block / c for c in (channels, outputs)]
         waste = padded[1] if few else max(padded)
-        return [blocked, last, (PLAIN_LANES, PLAIN_LANES)] if waste <= 1.25 else [last, blocked, (PLAIN_LANES, PLAIN_LANES)]
-
-    def _able(self, lanes: tuple[int, int]) -> bool:
-        """Whether the library has a kernel of its own for these layouts, rather than its slow reference."""
-        self.lanes = lanes
-        try:
-            return lanes == (PLAIN_LANES, PLAIN_LANES) or not self._make(None).kernels[0].startswith(("ref", "gemm"))
-        except RuntimeError:
-            return False
-
-    def _make(self, relu: float | None) -> Any:
-        g = self.geometry
-        return onednn.Convolution(g.bottom, g.top, g.kernel, g.stride, g.pad, g.dilation, g.groups, len(self.layer.blobs) > 1,
-                                  *self.lanes, relu, self.format)
-
-    def _primitive(self, relu: float | None) -> Any:
-        if relu not in self.made:
-            self.made[relu] = self._make(relu)
-        return self.made[relu]
+        blocked = [(PLAIN_LANES, block), (block, block)] if few else [(block, block)]
+        return [*blocked, last, plain] if waste <= 1.25 else [last, *blocked, plain]
 
     def forward(self, x: Blob, y: Blob, relu: float | None) -> None:
         w, *bias = self.layer.blobs
-        self._primitive(relu).forward(x.value.read(self.bottom_layout), w.value.read(self.weight_layout),
-                                      bias[0].value.read() if bias else None, y.value.write(self.top_layout))
+        v = self.main
+        primitive = v.primitive if relu is None else v.with_relu(relu)
+        primitive.forward(x.value.read(v.bottom_layout), w.value.read(v.weight_layout), bias[0].value.read() if bias else None, y.value.write(v.top_layout))
 
     def backward_data(self, y: Blob, x: Blob) -> None:
-        self._primitive(None).backward_data(y.gradient.read(self.top_layout), self.layer.blobs[0].value.read(self.weight_layout),
-                                            x.gradient.write(self.bottom_layout))
+        if self.data is None:
+            own = self.main.primitive.data_kernel.startswith("ref")
+            self.data = self._first(lambda v: (v.primitive.data_kernel,)) if own else self.main
+        v = self.data
+        v.primitive.backward_data(y.gradient.read(v.top_layout), self.layer.blobs[0].value.read(v.weight_layout), x.gradient.write(v.bottom_layout))
 
     def backward_weights(self, x: Blob, y: Blob) -> None:
+        v = self.main
         w, *bias = self.layer.blobs
-        dw, beta = w.gradient.accumulate(self.weight_layout)
-        db = None
-        if bias:
-            db, beta_bias = bias[0].gradient.accumulate()
-            if beta_bias != beta:
-                (dw if beta == 0 else db)[...] = 0
-                beta = 1.0
-        self._primitive(None).backward_weights(x.value.read(self.bottom_layout), y.gradient.read(self.top_layout), dw, db, beta != 0)
+        dw, db, beta = accumulators(w, bias, v.weight_layout)
+        v.primitive.backward_weights(x.value.read(v.bottom_layout), y.gradient.read(v.top_layout), dw, db, beta != 0)
+
+
+def accumulators(w: Blob, bias: list[Blob], layout: Any) -> tuple[Any, Any, float]:
+    """(weights' gradient, bias' gradient or None, beta): beta 0 if both are to be overwritten, 1 if both are to be added to."""
+    dw, beta = w.gradient.accumulate(layout)
+    if not bias:
+        return dw, None, beta
+    db, beta_bias = bias[0].gradient.accumulate()
+    if beta_bias != beta:                                # one of the two is shared, and has a gradient already
+        (dw if beta == 0 else db)[...] = 0
+        beta = 1.0
+    return dw, db, beta

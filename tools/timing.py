@@ -78,8 +78,8 @@ def measure(net: Net, iterations: int) -> dict[str, Any]:
 
 
 def _kernels(layer: Any) -> list[str]:
-    primitive = getattr(getattr(layer, "engine", None), "made", {}).get(None)
-    return list(primitive.kernels[:1]) if primitive else []
+    variant = getattr(getattr(layer, "engine", None), "main", None)
+    return list(variant.primitive.kernels[:1]) if variant else []
 
 
 def _layout(net: Net, i: int) -> str:

@@ -11,13 +11,14 @@ constexpr long kChunk = 64;      // lanes summed at a time
 
 // out[k][c] = sum over images and space of the k-th value of f(element, channel).
 template <int K, class F>
-void channel_sums(const Grid& g, double* out, F f) {
+void channel_sums(const Grid& g, double* out, F shared) {
   std::vector<double> rows((size_t)g.outer * g.channels * K);
 #pragma omp parallel for collapse(2) if (g.size() > kGrain)
   for (long n = 0; n < g.outer; ++n)
     for (long b = 0; b < g.blocks; ++b) {
       const long first = (n * g.blocks + b) * g.spatial * g.lanes;
       double* row = rows.data() + (n * g.channels + b * g.lanes) * K;
+      const F f = shared;                          // see each() in cpu.h
       if (g.lanes == 1) {
         float sums[K] = {};
         if constexpr (K == 1) {
@@ -61,10 +62,11 @@ void channel_sums(const Grid& g, double* out, F f) {
 
 // f(element, channel) for every element that is no padding.
 template <class F>
-void each_of_channel(const Grid& g, F f) {
+void each_of_channel(const Grid& g, F shared) {
 #pragma omp parallel for collapse(2) if (g.size() > kGrain)
   for (long n = 0; n < g.outer; ++n)
     for (long b = 0; b < g.blocks; ++b) {
+      const F f = shared;                          // see each() in cpu.h
       const long first = (n * g.blocks + b) * g.spatial * g.lanes, used = g.lanes_of(b);
       if (g.lanes == 1) {
 #pragma omp simd

@@ -3,39 +3,33 @@
 
 namespace BREW_ISA {
 
-template <class F>
-void each_element(long n, F f) {
-#pragma omp parallel for simd if (n > kGrain)
-  for (long i = 0; i < n; ++i) f(i);
-}
-
 void bind_eltwise(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   m.def("linear", [](const Array& x, float a, Array& y, float b) {      // y = a x + b y; b == 0: y is not read
     const float* p = x.data(); float* q = y.mutable_data(); Release _;
-    if (b == 0) each_element(x.size(), [=](long i) { q[i] = a * p[i]; });
-    else each_element(x.size(), [=](long i) { q[i] = a * p[i] + b * q[i]; });
+    if (b == 0) each(x.size(), [=](long i) { q[i] = a * p[i]; });
+    else each(x.size(), [=](long i) { q[i] = a * p[i] + b * q[i]; });
   }, nc("x"), py::arg("a"), nc("y"), py::arg("b"));
   m.def("multiply", [](const Array& x, const Array& y, Array& z) {
     const float *p = x.data(), *q = y.data(); float* r = z.mutable_data(); Release _;
-    each_element(x.size(), [=](long i) { r[i] = p[i] * q[i]; });
+    each(x.size(), [=](long i) { r[i] = p[i] * q[i]; });
   }, nc("x"), nc("y"), nc("z"));
   m.def("divide", [](const Array& x, const Array& y, Array& z) {
     const float *p = x.data(), *q = y.data(); float* r = z.mutable_data(); Release _;
-    each_element(x.size(), [=](long i) { r[i] = p[i] / q[i]; });
+    each(x.size(), [=](long i) { r[i] = p[i] / q[i]; });
   }, nc("x"), nc("y"), nc("z"));
   // y = max(y, x), and who won. Among the first two a tie goes to the second, later ones must be larger (Caffe).
   m.def("maximum", [](const Array& x, Array& y, Ints& winner, int index) {
     const float* p = x.data(); float* q = y.mutable_data(); int* w = winner.mutable_data(); Release _;
-    if (index == 0) each_element(x.size(), [=](long i) { q[i] = p[i]; w[i] = 0; });
-    else each_element(x.size(), [=](long i) {
+    if (index == 0) each(x.size(), [=](long i) { q[i] = p[i]; w[i] = 0; });
+    else each(x.size(), [=](long i) {
       const bool wins = index == 1 ? !(q[i] > p[i]) : p[i] > q[i];
       q[i] = wins ? p[i] : q[i]; w[i] = wins ? index : w[i];
     });
   }, nc("x"), nc("y"), nc("winner"), py::arg("index"));
   m.def("maximum_backward", [](const Array& dy, const Ints& winner, int index, Array& dx) {
     const float* p = dy.data(); const int* w = winner.data(); float* q = dx.mutable_data(); Release _;
-    each_element(dy.size(), [=](long i) { q[i] = w[i] == index ? p[i] : 0.0f; });
+    each(dy.size(), [=](long i) { q[i] = w[i] == index ? p[i] : 0.0f; });
   }, nc("dy"), nc("winner"), py::arg("index"), nc("dx"));
 }
 }  // namespace BREW_ISA

@@ -61,19 +61,16 @@ void bind_lrn(py::module_& m) {
   // The pieces of WITHIN_CHANNEL; mean pooling makes the windows. s comes in as the mean of squares, leaves as 1 + alpha s.
   m.def("lrn_within_forward", [](const Array& x_, Array& s_, Array& y_, float alpha, float beta) {
     const float* x = x_.data(); float *s = s_.mutable_data(), *y = y_.mutable_data(); const long n = x_.size(); Release _;
-#pragma omp parallel for simd if (n > kGrain)
-    for (long i = 0; i < n; ++i) { s[i] = 1 + alpha * s[i]; y[i] = lrn_value(x[i], s[i], beta); }
+    each(n, [=](long i) { s[i] = 1 + alpha * s[i]; y[i] = lrn_value(x[i], s[i], beta); });
   }, nc("x"), nc("s"), nc("y"), py::arg("alpha"), py::arg("beta"));
   m.def("lrn_within_ratio", [](const Array& y_, const Array& s_, const Array& dy_, Array& r_) {
     const float *y = y_.data(), *s = s_.data(), *dy = dy_.data(); float* r = r_.mutable_data(); const long n = y_.size(); Release _;
-#pragma omp parallel for simd if (n > kGrain)
-    for (long i = 0; i < n; ++i) r[i] = lrn_ratio(y[i], s[i], dy[i]);
+    each(n, [=](long i) { r[i] = lrn_ratio(y[i], s[i], dy[i]); });
   }, nc("y"), nc("s"), nc("dy"), nc("r"));
   m.def("lrn_within_backward", [](const Array& x_, const Array& s_, const Array& dy_, const Array& r_, Array& dx_, float alpha, float beta) {
     const float *x = x_.data(), *s = s_.data(), *dy = dy_.data(), *r = r_.data(); float* dx = dx_.mutable_data();
     const long n = x_.size(); const float c = 2 * alpha * beta; Release _;
-#pragma omp parallel for simd if (n > kGrain)
-    for (long i = 0; i < n; ++i) dx[i] = lrn_grad(x[i], s[i], dy[i], r[i], beta, c);
+    each(n, [=](long i) { dx[i] = lrn_grad(x[i], s[i], dy[i], r[i], beta, c); });
   }, nc("x"), nc("s"), nc("dy"), nc("r"), nc("dx"), py::arg("alpha"), py::arg("beta"));
 }
 }  // namespace BREW_ISA

@@ -6,12 +6,6 @@
 
 namespace BREW_ISA {
 
-template <class F>
-void each(long n, F f) {
-#pragma omp parallel for simd if (n > kGrain)
-  for (long i = 0; i < n; ++i) f(i);
-}
-
 // Four elements share one Philox block; kept where the word is at least `threshold` = ratio * 2^32.
 void dropout(const float* x, float* y, long n, std::uint64_t key, std::uint64_t stream, std::uint32_t threshold, float scale) {
 #pragma omp parallel for if (n > kGrain / 4)

@@ -138,13 +138,17 @@ class Convolution {
     forward_.run();
   }
 
+  // The library's kernel for the gradient of the bottom: "ref..." where it has none for these layouts.
+  std::string data_kernel() { return data_description().impl_info_str(); }
+
+  std::string weights_kernel() { return weights_description().impl_info_str(); }
+
   void backward_data(const Array& dy, const Array& w, Array& dx) {
     const float *a = dy.data(), *b = w.data();
     float* c = dx.mutable_data();
     py::gil_scoped_release _;
     if (!data_) {
-      convolution_backward_data::primitive_desc pd(cpu(), algorithm::convolution_direct, in_, any_, out_, stride_, dilation_, pad_,
-                                                   pad_end_, pd_, attributes());
+      const auto pd = data_description();
       data_ = Step(pd, dnnl::convolution_backward_data(pd));
       data_->add(DNNL_ARG_DIFF_DST, out_);
       data_->add(DNNL_ARG_WEIGHTS, pd.weights_desc());
@@ -166,8 +170,7 @@ class Convolution {
     float *c = dw.mutable_data(), *d = bias_ ? db.cast<Array>().mutable_data() : nullptr;
     py::gil_scoped_release _;
     if (!weights_) {
-      convolution_backward_weights::primitive_desc pd(cpu(), algorithm::convolution_direct, in_, any_, bias_desc_, out_, stride_,
-                                                      dilation_, pad_, pad_end_, pd_, attributes());
+      const auto pd = weights_description();
       weights_ = Step(pd, convolution_backward_weights(pd));
       weights_->add(DNNL_ARG_SRC, in_);
       weights_->add(DNNL_ARG_DIFF_DST, out_);
@@ -194,6 +197,12 @@ class Convolution {
   }
 
  private:
+  convolution_backward_data::primitive_desc data_description() const {
+    return {cpu(), algorithm::convolution_direct, in_, any_, out_, stride_, dilation_, pad_, pad_end_, pd_, attributes()};
+  }
+  convolution_backward_weights::primitive_desc weights_description() const {
+    return {cpu(), algorithm::convolution_direct, in_, any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, pd_, attributes()};
+  }
   static primitive_attr attributes() { primitive_attr a; a.set_scratchpad_mode(scratchpad_mode::user); return a; }
 
   memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
@@ -224,6 +233,8 @@ PYBIND11_MODULE(_onednn, m) {
       .def_property_readonly("format", &Convolution::format)
       .def_property_readonly("kernels", &Convolution::kernels)
       .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b"), py::arg("y").noconvert())
+      .def_property_readonly("data_kernel", &Convolution::data_kernel)
+      .def_property_readonly("weights_kernel", &Convolution::weights_kernel)
       .def("backward_data", &Convolution::backward_data, py::arg("dy").noconvert(), py::arg("w").noconvert(), py::arg("dx").noconvert())
       .def("backward_weights", &Convolution::backward_weights, py::arg("x").noconvert(), py::arg("dy").noconvert(),
            py::arg("dw").noconvert(), py::arg("db"), py::arg("add"));

@@ -34,11 +34,10 @@ void bind_update(py::module_& m) {
   // w -= step, and the step replaces the gradient, as in Caffe.
   m.def("sgd_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
-#pragma omp parallel for simd if (n > kGrain)
-    for (long i = 0; i < n; ++i) {
+    each(n, [=](long i) {
       g[i] = sgd_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, momentum);
       w[i] -= g[i];
-    }
+    });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"));
 }
 }  // namespace BREW_ISA
