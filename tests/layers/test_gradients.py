@@ -1,0 +1,84 @@
+"""The gradients of every layer against differences, for every parameter that changes the arithmetic, on every device."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import brew
+from brew.tools.gradient_check import GradientError, check_gradient, one_layer_net
+
+IMAGE = (2, 5, 6, 7)
+CONV = [f"num_output: {o} kernel_size: {k} stride: {s} pad: {p} dilation: {d} group: {g} bias_term: {b}"
+        for o, k, s, p, d, g, b in [(4, 3, 1, 0, 1, 1, "true"), (4, 3, 2, 1, 1, 1, "false"), (6, 1, 1, 0, 1, 1, "true"), (4, 3, 1, 2, 2, 1, "true"),
+                                    (8, 3, 1, 1, 1, 2, "true"), (4, 5, 2, 2, 1, 4, "true"), (20, 3, 1, 1, 1, 1, "true")]]
+POOL = [f"pool: {m} kernel_size: {k} stride: {s} pad: {p}" for m in ("MAX", "AVE") for k, s, p in [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1), (4, 4, 0)]]
+# (what stands in the layer, shapes of the bottoms, bottoms without a gradient)
+CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
+    *((f'type: "Convolution" top: "y" convolution_param {{ {c} weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}', [(2, 4, 6, 7)], ()) for c in CONV),
+    ('type: "Convolution" top: "y" convolution_param { num_output: 3 kernel_size: 2 weight_filler { type: "xavier" } }', [(2, 2, 4, 5, 3)], ()),
+    ('type: "Convolution" top: "y" convolution_param { num_output: 3 kernel_size: 3 pad: 1 weight_filler { type: "xavier" } }', [(2, 2, 7)], ()),
+    ('type: "Convolution" top: "y" top: "z" convolution_param { num_output: 3 kernel_size: 3 weight_filler { type: "xavier" } }', [(2, 4, 5, 5)] * 2, ()),
+    *((f'type: "InnerProduct" top: "y" inner_product_param {{ num_output: 4 {o} weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}', [(3, 2, 5)], ())
+      for o in ("", "transpose: true", "axis: 2", "bias_term: false")),
+    *((f'type: "Pooling" top: "y" pooling_param {{ {p} }}', [IMAGE], ()) for p in POOL),
+    ('type: "Pooling" top: "y" pooling_param { pool: AVE global_pooling: true }', [IMAGE], ()),
+    ('type: "Pooling" top: "y" pooling_param { pool: MAX kernel_h: 3 kernel_w: 2 stride_h: 1 stride_w: 2 pad_h: 1 pad_w: 0 round_mode: FLOOR }', [IMAGE], ()),
+    ('type: "ReLU" top: "y"', [IMAGE], ()),
+    ('type: "ReLU" top: "y" relu_param { negative_slope: 0.1 }', [IMAGE], ()),
+    ('type: "Sigmoid" top: "y"', [IMAGE], ()),
+    ('type: "TanH" top: "y"', [IMAGE], ()),
+    ('type: "Dropout" top: "y" dropout_param { dropout_ratio: 0.3 }', [IMAGE], ()),
+    ('type: "Dropout" top: "y" dropout_param { dropout_ratio: 0.3 scale_train: false }', [IMAGE], ()),
+    *((f'type: "LRN" top: "y" lrn_param {{ local_size: {n} alpha: {a} beta: {b} k: {k} norm_region: {r} }}', [IMAGE], ())
+      for n, a, b, k in [(3, 1, 0.75, 1), (5, 0.5, 0.5, 2), (1, 1, 0.75, 1)] for r in ("ACROSS_CHANNELS", "WITHIN_CHANNEL")),
+    ('type: "BatchNorm" top: "y"', [IMAGE], ()),
+    ('type: "BatchNorm" top: "y"', [(6, 4)], ()),
+    ('type: "BatchNorm" top: "y" batch_norm_param { use_global_stats: true }', [IMAGE], ()),
+    *((f'type: "Scale" top: "y" scale_param {{ {o} filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}', [IMAGE], ())
+      for o in ("", "bias_term: true", "axis: 2 num_axes: 2 bias_term: true", "num_axes: 0 bias_term: true", "axis: 0 num_axes: -1")),
+    ('type: "Scale" top: "y" scale_param { axis: 1 bias_term: true }', [IMAGE, (5, 6)], ()),
+    *((f'type: "Bias" top: "y" bias_param {{ {o} filler {{ type: "gaussian" }} }}', [IMAGE], ()) for o in ("", "axis: 1 num_axes: 2", "num_axes: 0")),
+    ('type: "Bias" top: "y" bias_param { axis: 0 }', [IMAGE, (2, 5)], ()),
+    ('type: "Eltwise" top: "y"', [IMAGE] * 3, ()),
+    ('type: "Eltwise" top: "y" eltwise_param { coeff: 1 coeff: -0.5 }', [IMAGE] * 2, ()),
+    ('type: "Eltwise" top: "y" eltwise_param { operation: PROD }', [IMAGE] * 3, ()),
+    ('type: "Eltwise" top: "y" eltwise_param { operation: PROD stable_prod_grad: false }', [IMAGE] * 2, ()),
+    ('type: "Eltwise" top: "y" eltwise_param { operation: MAX }', [IMAGE] * 3, ()),
+    ('type: "Concat" top: "y"', [IMAGE, (2, 3, 6, 7)], ()),
+    ('type: "Concat" top: "y" concat_param { axis: -1 }', [(2, 3), (2, 4), (2, 1)], ()),
+    ('type: "Split" top: "y" top: "z" top: "u"', [IMAGE], ()),
+    ('type: "Flatten" top: "y"', [IMAGE], ()),
+    ('type: "Reshape" top: "y" reshape_param { shape { dim: 0 dim: -1 dim: 2 } }', [(2, 5, 6)], ()),
+    ('type: "Softmax" top: "y"', [(3, 4, 2)], ()),
+    ('type: "Softmax" top: "y" softmax_param { axis: 2 }', [(3, 4, 5)], ()),
+    ('type: "EuclideanLoss" top: "y"', [(3, 4), (3, 4)], ()),
+    *((f'type: "SoftmaxWithLoss" top: "y" loss_param {{ {o} }}', [(3, 5, 2), (3, 2)], (1,))
+      for o in ("", "ignore_label: 1", "normalization: FULL", "normalization: BATCH_SIZE", "normalization: NONE", "normalization: PRE_FIXED pre_fixed_normalizer: 4")),
+]
+
+
+def fill(net: brew.Net, labels: tuple[int, ...]) -> None:
+    """Bottoms with values that are all different and never near a kink: multiples of 0.05 plus 0.025, in random order."""
+    rng = np.random.default_rng(1701)
+    total = sum(blob.count for blob in net.bottoms[-1])
+    values = (rng.permutation(total) - total // 2) * min(0.05, 4 / total + 0.021) + 0.025
+    for i, blob in enumerate(net.bottoms[-1]):
+        blob.data[...] = rng.integers(0, 5, blob.shape) if i in labels else values[:blob.count].reshape(blob.shape)
+        values = values[blob.count:]
+    for blob in net.layers[-1].blobs if net.layers[-1].type == "BatchNorm" else []:
+        blob.data[...] = 0.5 + np.arange(blob.count)
+
+
+@pytest.mark.parametrize("layer, shapes, labels", CASES, ids=lambda v: v.replace('top: "y" ', "").replace('"', "")[:80] if isinstance(v, str) else "")
+def test_gradient_is_that_of_the_function(layer: str, shapes: list[tuple[int, ...]], labels: tuple[int, ...], device: str) -> None:
+    net = one_layer_net(layer, *shapes)
+    fill(net, labels)
+    check_gradient(net, skip=labels)
+
+
+def test_a_wrong_gradient_is_found() -> None:
+    net = one_layer_net('type: "TanH" top: "y"', (2, 3))
+    fill(net, ())
+    net.layers[-1].differentiate = lambda y, dy, dx: dx.__setitem__(..., dy * (1 - y))  # type: ignore[attr-defined]
+    with pytest.raises(GradientError, match=r"bottom\[0\]\[0, 0\]: backward says"):
+        check_gradient(net)
