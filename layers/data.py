@@ -1,7 +1,9 @@
 """Data: batches of records from an LMDB database."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -109,6 +111,19 @@ class DataLayer(BatchLayerState, Layer):
         return f"its image has the shape {(c, h, w)}, and {length or floats} values"
 
 
+_open: WeakValueDictionary[tuple[str, int], lmdb.Environment] = WeakValueDictionary()
+
+
+def open_once(folder: str) -> lmdb.Environment:
+    """The LMDB environment of a folder: a process may open each only once, and several layers may read it."""
+    path = os.path.realpath(folder)
+    key = path, os.stat(os.path.join(path, "data.mdb")).st_ino
+    env = _open.get(key)
+    if env is None:
+        env = _open[key] = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+    return env
+
+
 class Database:
     """An LMDB opened for reading: records in the order of their keys."""
 
@@ -118,7 +133,7 @@ class Database:
             kind = "this is a LevelDB, which needs conversion" if list(Path(folder).glob("*.ldb")) or (Path(folder) / "CURRENT").exists() else "there is no LMDB here"
             raise DataError(f"{kind} (no data.mdb in the folder)\n  `brew data` makes databases", Position(folder))
         try:
-            self.env = lmdb.open(folder, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+            self.env = open_once(folder)
             self.size = self.env.stat()["entries"]
             if not self.size:
                 raise DataError("the database is empty", Position(folder))
