@@ -76,6 +76,11 @@ def insert_splits(net: pb.NetParameter) -> pb.NetParameter:
         for j, weight in enumerate(layer.loss_weight):          # a loss uses its top, too
             if weight and j < len(layer.top):
                 uses[i, j] += 1
+    for i, layer in enumerate(net.layer):                       # what is rewritten must have no other reader
+        for j, name in enumerate(layer.bottom):
+            in_place = j < len(layer.top) and layer.top[j] == name
+            require(not in_place or uses[source[i, j]] == 1, layer, f'rewrites blob "{name}" in place, which another bottom reads as it was'
+                    "\n  give the top another name", f"top[{j}]")
     result = pb.NetParameter()
     result.CopyFrom(net)
     result.ClearField("layer")

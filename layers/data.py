@@ -120,7 +120,11 @@ def open_once(folder: str) -> lmdb.Environment:
     key = path, os.stat(os.path.join(path, "data.mdb")).st_ino
     env = _open.get(key)
     if env is None:
-        env = _open[key] = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+        env = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+        whole, have = (env.info()["last_pgno"] + 1) * env.stat()["psize"], os.path.getsize(os.path.join(path, "data.mdb"))
+        if have < whole:                                       # reading beyond the end of a mapped file kills the process
+            raise DataError(f"the database is cut off: data.mdb has {have} bytes of {whole}", Position(folder))
+        _open[key] = env
     return env
 
 

@@ -5,6 +5,7 @@ from ..engine.blob import Blob
 from ..engine.fillers import fill
 from ..engine.layer import Layer, at_least, exactly, register
 from ..engine.random import Random
+from ..engine.resources import check_memory
 from ..proto import brew_pb2 as pb
 
 
@@ -42,6 +43,7 @@ class DummyDataLayer(Layer):
             self._fill(i, blob)
 
     def _fill(self, i: int, blob: Blob) -> None:
+        check_memory(self.param, 4 * blob.count, f"top {i} of shape {blob.shape}")
         values = fill(blob.shape, self.fillers[i], Random(self.seed, f"{self.name}/top{i}", self.draws << 2), self.param)
         blob.value.write()[...] = self.device.xp.asarray(values)
 

@@ -34,21 +34,20 @@ def read_binary(path: str | Path, message: M, what: str) -> M:
 def _parse_leniently(data: bytes, net: pb.NetParameter, path: str) -> None:
     """Read the layers one by one, and of each only name, type, connections and blobs if the rest does not parse."""
     whole = True
-    for number, wire, start, end in _fields(data, 0, len(data)):
-        if end > len(data):
-            whole = False
-            break
-        chunk = data[start:end]
-        try:
+    try:
+        for number, wire, start, end in _fields(data, 0, len(data)):
+            if end > len(data):
+                whole = False
+                break
+            chunk = data[start:end]
             if number == 1 and wire == BYTES:
                 net.name = chunk.decode()
             elif number == 100 and wire == BYTES:
                 _layer(chunk, net.layer.add(), V2_KEPT)
             elif number == 2 and wire == BYTES:
                 _layer(chunk, net.layers.add(), V1_KEPT)
-        except (DecodeError, UnicodeDecodeError):
-            whole = False
-            break
+    except (DecodeError, UnicodeDecodeError):
+        whole = False
     if not whole or not (net.layer or net.layers):
         last = [layer.name for layer in (*net.layer, *net.layers) if layer.name]
         raise WeightsError(f"this is no caffemodel, or only the beginning of one ({len(data)} bytes"

@@ -1,0 +1,244 @@
+"""Layers that read data: what a batch holds, in which order, and what is said when the data are bad."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import h5py
+import lmdb
+import numpy as np
+import pytest
+
+import brew
+from brew.engine.errors import DataError, NetError
+from brew.proto import from_array, parse, pb
+from brew.tools.database import write_database
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (10, 3, 8, 9), np.uint8)
+
+
+def database(change: Callable[[int, pb.Datum], None] = lambda i, d: None, folder: str = "db") -> None:
+    def records():  # type: ignore[no-untyped-def]
+        for i, image in enumerate(IMAGES):
+            datum = pb.Datum(channels=3, height=8, width=9, data=image.tobytes(), label=i)
+            change(i, datum)
+            yield f"{i:08d}".encode(), datum
+    write_database(Path(folder), records(), IMAGES.size * 2)
+
+
+def encoded(i: int, datum: pb.Datum) -> None:
+    datum.data, datum.encoded = cv2.imencode(".png", IMAGES[i].transpose(1, 2, 0))[1].tobytes(), True
+
+
+def net(params: str, phase: int = brew.TRAIN, kind: str = "Data", tops: str = 'top: "data" top: "label"', seed: int = 1) -> brew.Net:
+    return brew.Net(parse(f'layer {{ name: "d" type: "{kind}" {tops} {params} }}', pb.NetParameter(), "net.prototxt"), phase, seed=seed)
+
+
+def batches(n: brew.Net, count: int) -> tuple[np.ndarray, np.ndarray]:
+    found = [{k: v.copy() for k, v in n.forward().items()} for _ in range(count)]
+    return np.concatenate([f["data"] for f in found]), np.concatenate([f["label"] for f in found])
+
+
+# ----------------------------------------------------------------------------------------------------------- order
+
+def test_records_come_in_the_order_of_their_keys_again_and_again(device: str) -> None:
+    database()
+    data, labels = batches(net('data_param { source: "db" batch_size: 4 backend: LMDB }'), 6)
+    assert labels.tolist() == [i % 10 for i in range(24)]
+    np.testing.assert_array_equal(data, IMAGES[labels.astype(int)])
+
+
+def test_a_shuffled_epoch_holds_every_record_once_in_a_new_order() -> None:
+    database()
+    _, labels = batches(net('data_param { source: "db" batch_size: 5 backend: LMDB shuffle: true }'), 4)
+    first, second = labels[:10].tolist(), labels[10:].tolist()
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second and first != sorted(first)
+
+
+def test_any_batch_can_be_gone_to() -> None:
+    database()
+    text = 'transform_param { crop_size: 5 mirror: true } data_param { source: "db" batch_size: 3 backend: LMDB shuffle: true }'
+    whole = batches(net(text), 9)[0]
+    late = net(text)
+    late.layers[0].batches = 6  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(batches(late, 3)[0], whole[18:])
+
+
+def test_encoded_images_give_the_same_as_raw_ones() -> None:
+    database(encoded)
+    data, labels = batches(net('data_param { source: "db" batch_size: 4 backend: LMDB }'), 3)
+    np.testing.assert_array_equal(data, IMAGES[labels.astype(int)])
+
+
+def test_float_records_are_read() -> None:
+    def floats(i: int, datum: pb.Datum) -> None:
+        datum.ClearField("data")
+        datum.float_data.extend(IMAGES[i].ravel() / 2)
+    database(floats)
+    np.testing.assert_array_equal(batches(net('data_param { source: "db" batch_size: 10 backend: LMDB }'), 1)[0], IMAGES / 2)
+
+
+def test_two_nets_read_one_database() -> None:
+    database()
+    a, b = (net('data_param { source: "db" batch_size: 4 backend: LMDB }') for _ in range(2))
+    assert (batches(a, 2)[0] == batches(b, 2)[0]).all()
+
+
+# ------------------------------------------------------------------------------------------------------- transform
+
+def test_a_test_crop_is_the_middle_with_the_mean_taken_before_mirroring() -> None:
+    database()
+    mean = RNG.random((3, 8, 9), np.float32)
+    Path("mean.binaryproto").write_bytes(from_array(mean[None]).SerializeToString())
+    text = 'transform_param { crop_size: 4 mean_file: "mean.binaryproto" scale: 0.5 mirror: MIRROR } data_param { source: "db" batch_size: 10 backend: LMDB }'
+    plain, _ = batches(net(text.replace("MIRROR", "false"), brew.TEST), 1)
+    expected = ((IMAGES - mean) * 0.5)[:, :, 2:6, 2:6]
+    np.testing.assert_allclose(plain, expected, rtol=1e-6)
+    mirrored, _ = batches(net(text.replace("MIRROR", "true"), brew.TEST), 1)
+    flipped = [bool((m == p[:, :, ::-1]).all()) for m, p in zip(mirrored, plain)]
+    assert all(f or (m == p).all() for f, m, p in zip(flipped, mirrored, plain)) and 0 < sum(flipped) < 10
+
+
+def test_train_crops_go_everywhere() -> None:
+    database()
+    n = net('transform_param { crop_size: 7 mean_value: 1 mean_value: 2 mean_value: 3 } data_param { source: "db" batch_size: 10 backend: LMDB }')
+    data, labels = batches(n, 40)
+    seen = set()
+    for image, label in zip(data, labels):
+        source = IMAGES[int(label)] - np.array([1, 2, 3], np.float32)[:, None, None]
+        places = [(h, w) for h in range(2) for w in range(3) if (source[:, h:h + 7, w:w + 7] == image).all()]
+        assert places
+        seen.add(places[0])
+    assert seen == {(h, w) for h in range(2) for w in range(3)}
+
+
+def test_colour_can_be_forced() -> None:
+    database(encoded)
+    data, _ = batches(net('transform_param { force_gray: true } data_param { source: "db" batch_size: 2 backend: LMDB }'), 1)
+    assert data.shape == (2, 1, 8, 9)
+
+
+# ------------------------------------------------------------------------------------------------------- bad data
+
+def cut(i: int, datum: pb.Datum) -> None:
+    if i == 7:
+        datum.data = datum.data[:-5]
+
+
+def no_image(i: int, datum: pb.Datum) -> None:
+    encoded(i, datum)
+    if i == 7:
+        datum.data = b"no image"
+
+
+def another_size(i: int, datum: pb.Datum) -> None:
+    if i == 7:
+        datum.height, datum.width = 9, 8
+
+
+@pytest.mark.parametrize("change, what", [
+    (cut, "its image has the shape (3, 8, 9), and 211 values"), (no_image, "it is encoded, and holds no image that can be decoded"),
+    (another_size, "its image has the shape (3, 9, 8), the batch began with (3, 8, 9)")])
+def test_a_bad_record_is_named_by_its_key(change: Callable[[int, pb.Datum], None], what: str) -> None:
+    database(change)
+    with pytest.raises(DataError) as e:
+        batches(net('data_param { source: "db" batch_size: 5 backend: LMDB }'), 2)
+    assert str(e.value) == f"db: record '00000007' cannot be used: {what}\n  read by layer \"d\""
+
+
+def test_a_record_that_is_no_datum_is_named() -> None:
+    database()
+    with lmdb.open(str(Path("db").resolve()), map_size=1 << 20) as env, env.begin(write=True) as txn:
+        txn.put(b"00000003", b"\x22\xff\xff")
+    with pytest.raises(DataError, match="record '00000003' cannot be used: the record is no whole Datum"):
+        batches(net('data_param { source: "db" batch_size: 5 backend: LMDB }'), 1)
+
+
+@pytest.mark.parametrize("size, message", [(10_000, "db: the database is cut off: data.mdb has 10000 bytes of"), (5000, "db: the database is cut off"), (0, "db: the database")])
+def test_a_cut_database_is_refused(size: int, message: str) -> None:
+    database()
+    path = Path("db/data.mdb")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=message):
+        batches(net('data_param { source: "db" batch_size: 5 backend: LMDB }'), 1)
+
+
+@pytest.mark.parametrize("params, error, message", [
+    ('data_param { source: "nowhere" batch_size: 5 }', DataError, "nowhere: there is no LMDB here (no data.mdb in the folder)"),
+    ('data_param { source: "db" }', NetError, "batch_size must be given, and be more than 0"),
+    ('transform_param { crop_size: 20 } data_param { source: "db" batch_size: 2 }', DataError, "crop_size 20 is larger than the image, 8 x 9 pixels"),
+    ('transform_param { mean_value: 1 mean_value: 2 } data_param { source: "db" batch_size: 2 }', NetError, "mean_value is given once or for each of the 3 channels, found 2"),
+    ('transform_param { mean_file: "m" } data_param { source: "db" batch_size: 2 }', brew.BrewError, "m: cannot read this mean file: No such file or directory")])
+def test_bad_parameters(params: str, error: type[Exception], message: str) -> None:
+    database()
+    with pytest.raises(error) as e:
+        net(params)
+    assert message in str(e.value)
+
+
+# ----------------------------------------------------------------------------------------------- the other sources
+
+def images(count: int = 6) -> None:
+    Path("my images").mkdir()
+    lines = []
+    for i in range(count):
+        cv2.imwrite(f"my images/a {i}.png", IMAGES[i].transpose(1, 2, 0))
+        lines.append(f"my images/a {i}.png {i}\n")
+    Path("list.txt").write_text("".join(lines))
+
+
+def test_images_of_a_list(device: str) -> None:
+    images()
+    data, labels = batches(net('image_data_param { source: "list.txt" batch_size: 4 }', kind="ImageData"), 3)
+    assert labels.tolist() == [i % 6 for i in range(12)]
+    np.testing.assert_array_equal(data, IMAGES[labels.astype(int)])
+    small, _ = batches(net('image_data_param { source: "list.txt" batch_size: 2 new_height: 4 new_width: 5 is_color: false }', kind="ImageData"), 1)
+    assert small.shape == (2, 1, 4, 5)
+
+
+@pytest.mark.parametrize("line, message", [
+    ("gone.png 1", "list.txt:7: gone.png does not exist"), ("list.txt 1", "list.txt:7: list.txt is no image that can be read"), ("a.png", "list.txt:7: expected a path, a space and a label, found 'a.png'")])
+def test_a_bad_line_of_a_list_is_named(line: str, message: str) -> None:
+    images()
+    with open("list.txt", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError) as e:
+        batches(net('image_data_param { source: "list.txt" batch_size: 7 }', kind="ImageData"), 1)
+    assert message in str(e.value)
+
+
+def test_rows_of_hdf5_files_go_on_across_files() -> None:
+    for k, (first, last) in enumerate([(0, 5), (5, 8)]):
+        with h5py.File(f"{k}.h5", "w") as file:
+            file["data"], file["label"] = np.arange(first, last, dtype=np.float64)[:, None] * np.ones((1, 3)), np.arange(first, last)
+    Path("list.txt").write_text("0.h5\n1.h5\n")
+    data, labels = batches(net('hdf5_data_param { source: "list.txt" batch_size: 3 }', kind="HDF5Data"), 6)
+    assert labels.tolist() == [i % 8 for i in range(18)] and (data == labels[:, None]).all()
+    _, shuffled = batches(net('hdf5_data_param { source: "list.txt" batch_size: 4 shuffle: true }', kind="HDF5Data"), 4)
+    assert sorted(shuffled[:8]) == sorted(shuffled[8:]) == list(range(8))
+    with pytest.raises(DataError, match='0.h5: has no dataset "other", which layer "d" has as a top; it has data, label'):
+        net('hdf5_data_param { source: "list.txt" batch_size: 4 }', kind="HDF5Data", tops='top: "other"')
+
+
+def test_memory_data_goes_round() -> None:
+    n = net("memory_data_param { batch_size: 2 channels: 3 height: 8 width: 9 } transform_param { scale: 2 }", kind="MemoryData")
+    with pytest.raises(DataError, match="has no data: call set_input_arrays first"):
+        n.forward()
+    n.layers[0].set_input_arrays(IMAGES[:4], np.arange(4))  # type: ignore[attr-defined]
+    data, labels = batches(n, 3)
+    assert labels.tolist() == [0, 1, 2, 3, 0, 1] and (data == 2.0 * IMAGES[labels.astype(int)]).all()
+
+
+def test_dummy_data_refills_what_is_random() -> None:
+    n = net('dummy_data_param { shape { dim: 4 } shape { dim: 4 } data_filler { type: "uniform" } data_filler { value: 2 } }', kind="DummyData")
+    first = n.forward()["data"].copy()
+    assert (n.forward()["data"] != first).all() and (n.blobs["label"].data == 2).all()
+
+
+def test_a_label_out_of_range_is_an_error(device: str) -> None:
+    from brew.tools.gradient_check import one_layer_net
+    n = one_layer_net('type: "SoftmaxWithLoss" top: "y"', (3, 4), (3,))
+    with pytest.raises(DataError, match=r'layer "l" \(type "SoftmaxWithLoss"\): the label at position 1 of the batch is 4; there are 4 classes, 0 to 3'):
+        n.forward(b0=np.zeros((3, 4)), b1=np.array([0, 4, 5]))
