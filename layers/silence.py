@@ -10,6 +10,8 @@ class SilenceLayer(Layer):
     """Swallows its bottoms: they are not shown as outputs, and get a gradient of zero.
 
         layer { name: "quiet" type: "Silence" bottom: "unused" }
+
+    Bottoms:  one or more, any shapes.      Tops:  none.
     """
 
     bottoms, tops = at_least(1), exactly(0)

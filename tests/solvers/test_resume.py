@@ -94,7 +94,7 @@ def h5_contents(path: Path) -> dict[str, object]:
     return found
 
 
-def test_a_solver_resumes_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_solver_resumes_in_python(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(prepare(tmp_path / "a", 0))
     first = brew.get_solver("solver.prototxt")
     first.step(10)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_summary_counts(trained: tuple[Path, subprocess.CompletedProcess[str]]) 
 def test_the_zoo_has_the_right_number_of_parameters(name: str, parameters: int) -> None:
     net = brew.Net(MODELS / name / "deploy.prototxt")
     assert sum(p.blob.count for p in net.learnable) == parameters
+
+
+def test_signals_snapshot_and_stop(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = trained
+    text = (MODELS / "digits/solver.prototxt").read_text().replace("max_iter: 1000", "max_iter: 1000000").replace("snapshot: 500", "snapshot: 0").replace("data/digits/digits\"", "long\"")
+    (folder / "long.prototxt").write_text(text)
+    process = subprocess.Popen([sys.executable, "-m", "brew.tools.cli", "train", "-solver", "long.prototxt"], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Iteration 50," in line:
+            break
+    process.send_signal(signal.SIGHUP)
+    for line in process.stderr:
+        if "Snapshotting solver state" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Optimization stopped early." in err and "weights   long_iter_" in out
+    assert len(list(folder.glob("long_iter_*.solverstate"))) == 2
 
 
 # ------------------------------------------------------------------------------------------------------ bad input
