@@ -28,13 +28,13 @@ def fill(shape: tuple[int, ...], filler: pb.FillerParameter, random: Random, lay
     if kind == "uniform":
         return random.uniform(shape, filler.min, filler.max)
     if kind == "gaussian":
-        values = random.normal(shape, filler.mean, filler.std)
+        normal = random.normal(shape, filler.mean, filler.std)
         if filler.sparse >= 0:
-            values *= random.uniform(shape) <= filler.sparse / shape[0]
-        return values
+            normal *= random.uniform(shape) <= filler.sparse / shape[0]
+        return normal
     if kind == "positive_unitball":
         values = random.uniform((shape[0], prod(shape[1:])))
-        return (values / values.sum(1, keepdims=True, dtype=np.float64)).astype(np.float32).reshape(shape)
+        return np.asarray(values / values.sum(1, keepdims=True, dtype=np.float64), np.float32).reshape(shape)
     if kind == "bilinear":
         require(len(shape) == 4 and shape[2] == shape[3], layer, f"the bilinear filler needs square kernels of 4 axes, found {shape}")
         f = ceil(shape[3] / 2)

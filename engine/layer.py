@@ -1,6 +1,7 @@
 """The base of every layer, and the table of layer types."""
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,9 +94,10 @@ class Layer:
         self.param, self.phase, self.seed = param, phase, seed
         self.type, self.name = param.type, param.name
         self.device = device.current()
-        self.k = self.device.kernels
+        self.k: Any = self.device.kernels
         self.blobs: Sequence[Blob] = []
         self.loss_weights: list[float] = []
+        self.param_specs: list[pb.ParamSpec] = []
         self.param_propagate_down: list[bool] = []
         require(self.device.name in self.devices, param, f"this layer cannot run on the {self.device.name.upper()}", "type")
 
@@ -137,7 +139,7 @@ class Layer:
         require(-axes <= index < axes, self.param, f"there is no axis {index}: the blob has {axes} axes", field)
         return index % axes
 
-    def require(self, condition: object, message: str, field: str = "", error: type[BrewError] = NetError) -> None:
+    def require(self, condition: object, message: str, field: str = "", error: builtins.type[BrewError] = NetError) -> None:
         """Raise NetError about this layer, at the line of `field` ("pooling_param.pad"), unless `condition` holds."""
         require(condition, self.param, message, field, error)
 

@@ -10,7 +10,7 @@ import numpy as np
 from . import device
 from .layout import PLAIN
 
-GPU = "gpu"            # the key of the copy on the GPU; the others are layouts
+GPU: Any = "gpu"       # the key of the copy on the GPU; the others are layouts
 
 
 class Store:
@@ -141,7 +141,7 @@ class Memory:
 
     def expose(self) -> np.ndarray:
         """The plain values as a numpy array that the user may keep, read and write; see Net's `settle`."""
-        plain = self.store.read(PLAIN)
+        plain: np.ndarray = self.store.read(PLAIN)
         self.store.write(PLAIN)
         self.store.exposed = True
         return plain.reshape(self.shape)

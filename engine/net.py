@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Net:
     Raises PrototxtError, NetError or ShapeError with file, line and layer.
     """
 
-    def __init__(self, network: str | Path | pb.NetParameter, phase: int = pb.TEST, level: int = 0,
+    def __init__(self, network: str | Path | pb.NetParameter, phase: Any = pb.TEST, level: int = 0,
                  stages: list[str] | None = None, weights: str | Path | None = None, seed: int | None = None):
         self.file = "" if isinstance(network, pb.NetParameter) else str(network)
         param = network if isinstance(network, pb.NetParameter) else read_net(network)
@@ -272,7 +272,7 @@ class Net:
         return OrderedDict(zip(self._blob_names, self._blobs))
 
     @property
-    def params(self) -> OrderedDict[str, list[Blob]]:
+    def params(self) -> OrderedDict[str, Sequence[Blob]]:
         return OrderedDict((name, layer.blobs) for name, layer in zip(self._layer_names, self.layers) if layer.blobs)
 
     @property

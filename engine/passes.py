@@ -43,7 +43,8 @@ def filter_layers(net: pb.NetParameter) -> pb.NetParameter:
 
 def check_connections(net: pb.NetParameter) -> list[Any]:
     """Problems of bottoms and tops as thunks that raise them: missing producers, and names with two producers."""
-    problems, made = [], {}
+    problems: list[Any] = []
+    made: dict[str, str | None] = {}
     for layer in net.layer:
         for i, name in enumerate(layer.bottom):
             if name not in made:

@@ -10,9 +10,18 @@ import numpy as np
 from ..kernels import cpu
 
 
+_chosen: int | None = None
+
+
+def set_random_seed(seed: int) -> None:
+    """Let nets and solvers that are given no seed of their own take this one, from now on."""
+    global _chosen
+    _chosen = seed
+
+
 def new_seed() -> int:
-    """A seed for a run that was given none."""
-    return int.from_bytes(os.urandom(4), "little")
+    """The seed of a run that was given none: that of set_random_seed, else a new one."""
+    return int.from_bytes(os.urandom(4), "little") if _chosen is None else _chosen
 
 
 def stream(who: str, count: int = 0) -> int:

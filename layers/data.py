@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import lmdb
@@ -161,7 +162,8 @@ class Database:
 
     def read(self, places: np.ndarray, walk: bool) -> tuple[list[bytes], list[bytes]]:
         """(keys, records) at these places. walk: they follow each other, and one cursor steps through them."""
-        keys, records = [], []
+        keys: list[bytes] = []
+        records: list[Any] = []
         try:
             if not walk:
                 if self.keys is None:

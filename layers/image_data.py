@@ -93,7 +93,7 @@ class ImageDataLayer(BatchLayerState, Layer):
                 shape = image.shape
                 self.transformer.check(shape[2], *shape[:2])
                 images = np.empty((self.batch_size, shape[2], *self.transformer.size(*shape[:2])), np.float32)
-                crops = self.transformer.crops(self.batch_size, *shape[:2], batch)
+                crops = self.transformer.crops(self.batch_size, shape[0], shape[1], batch)
             if image.shape != shape:
                 path, _, line = self.lines[number]
                 raise DataError(f"{path} has {image.shape[:2]} pixels, the batch began with {shape[:2]}\n  set new_height and new_width, or batch_size: 1", Position(self.source, line))

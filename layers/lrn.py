@@ -44,7 +44,7 @@ class LRNLayer(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x, y, s = bottom[0].value.read(), top[0].value.write(), self.scale.write()
         if not self.within:
-            self.k.lrn_across_forward(x, s, y, *self.args, self.param.lrn_param.k)
+            self.k.lrn_across_forward(x, s, y, *self.args, k=self.param.lrn_param.k)
             return
         squares = self.scratch.write()
         self.k.multiply(x, x, squares)

@@ -90,4 +90,4 @@ def normalizer(p: Any, view: tuple[int, int, int], counted: int, default: int = 
     if not p.HasField("normalization") and p.HasField("normalize"):
         mode = p.VALID if p.normalize else p.BATCH_SIZE
     outer, _, inner = view
-    return max(1.0, {p.FULL: outer * inner, p.VALID: counted, p.BATCH_SIZE: outer, p.NONE: 1, p.PRE_FIXED: p.pre_fixed_normalizer}[mode])
+    return max(1.0, float({p.FULL: outer * inner, p.VALID: counted, p.BATCH_SIZE: outer, p.NONE: 1, p.PRE_FIXED: p.pre_fixed_normalizer}[mode]))

@@ -49,7 +49,7 @@ def _parse_leniently(data: bytes, net: pb.NetParameter, path: str) -> None:
     except (DecodeError, UnicodeDecodeError):
         whole = False
     if not whole or not (net.layer or net.layers):
-        last = [layer.name for layer in (*net.layer, *net.layers) if layer.name]
+        last = [name for name in (*(x.name for x in net.layer), *(x.name for x in net.layers)) if name]
         raise WeightsError(f"this is no caffemodel, or only the beginning of one ({len(data)} bytes"
                            + (f'; it breaks off at layer "{last[-1]}")' if last else ")"), Position(path))
 

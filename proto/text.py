@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 from google.protobuf import text_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from . import forks
@@ -108,7 +108,7 @@ class _Reader:
     def message(self, message: Message, closing: str, path: str) -> None:
         opened = self.at
         self.stack.append((message, path.rpartition(".")[2]))
-        fields = message.DESCRIPTOR.fields_by_name
+        fields: Any = message.DESCRIPTOR.fields_by_name
         while self.token != closing or self.kind == "string":
             if self.kind == "end":
                 if closing:
@@ -207,7 +207,7 @@ class _Reader:
         return number
 
     def enum(self, field: FieldDescriptor, token: str, at: int) -> int | None:
-        values: EnumDescriptor = field.enum_type
+        values: Any = field.enum_type
         if token in values.values_by_name:
             return int(values.values_by_name[token].number)
         if re.fullmatch(r"\d+", token) and int(token) in values.values_by_number:
@@ -223,7 +223,7 @@ class _Reader:
 
     def unknown(self, message: Message, name: str, at: int) -> None:
         """A field that the schema lacks: one that forks of Caffe have is translated or passed over, else an error."""
-        descriptor: Descriptor = message.DESCRIPTOR
+        descriptor: Any = message.DESCRIPTOR
         kind = descriptor.name
         if name in forks.ALIASES.get(kind, {}):
             meaning, set_fields = forks.ALIASES[kind][name]
@@ -280,11 +280,12 @@ class _Reader:
         words = []
         for message, field in self.stack:
             if message.DESCRIPTOR.name in LAYERS:
-                kind = message.DESCRIPTOR.fields_by_name["type"]
-                value = getattr(message, "type") if message.HasField("type") else ""
+                layer: Any = message
+                kind: Any = layer.DESCRIPTOR.fields_by_name["type"]
+                value: Any = layer.type if layer.HasField("type") else ""
                 if value != "" and kind.enum_type is not None:
                     value = kind.enum_type.values_by_number[value].name
-                name = f'layer "{message.name}"' if message.name else "a layer without a name yet"
+                name = f'layer "{layer.name}"' if layer.name else "a layer without a name yet"
                 words = [name + (f' (type "{value}")' if value else "")]
             elif field:
                 words.append(re.sub(r"\[\d+\]", "", field))
@@ -333,7 +334,8 @@ def locate(layer: Message, field: str = "") -> Position | None:
     if not field or not place.line:
         return here
     try:
-        text, positions = open(place.file, encoding="utf-8-sig", errors="replace").read(), {}
+        positions: dict[str, Position] = {}
+        text = open(place.file, encoding="utf-8-sig", errors="replace").read()
         from .brew_pb2 import NetParameter, SolverParameter
         for message in (NetParameter(), SolverParameter()):
             try:

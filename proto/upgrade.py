@@ -1,6 +1,8 @@
 """Old nets and solvers made new: V0 (2013), V1 (2014), inputs outside of layers, solver_type. Caffe's rules and order."""
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.message import Message
 
 from . import brew_pb2 as pb
@@ -122,9 +124,9 @@ def _v0_layer(old: V1, file: str) -> V1:
         new.name = v0.name
     if v0.type not in V0_TYPES:
         raise PrototxtError(f'layer "{v0.name}" has the type "{v0.type}", which no net of 2013 has', _place(old, file))
-    new.type = V1.LayerType.Value(V0_TYPES[v0.type])
-    for field in ("blobs", "blobs_lr", "weight_decay"):
-        getattr(new, field).MergeFrom(getattr(v0, field))
+    new.type = V1.LayerType.Value(V0_TYPES[v0.type])  # type: ignore[assignment]
+    for name in ("blobs", "blobs_lr", "weight_decay"):
+        getattr(new, name).MergeFrom(getattr(v0, name))
     for field, value in v0.ListFields():
         if field.name in V0_FIELDS:
             target = V0_FIELDS[field.name].get(v0.type)
@@ -176,12 +178,12 @@ def _upgrade_v1(old: V1, file: str) -> pb.LayerParameter:
         if name == "NONE":
             raise PrototxtError(f'layer "{old.name}" has the type NONE', _place(old, file))
         new.type = V1_NAMES.get(name) or "".join(word.capitalize() for word in name.split("_"))
-    for field, values, limit in (("name", old.param, None), ("share_mode", old.blob_share_mode, None),
-                                 ("lr_mult", old.blobs_lr, None), ("decay_mult", old.weight_decay, None)):
+    settings: tuple[tuple[str, Any], ...] = (("name", old.param), ("share_mode", old.blob_share_mode), ("lr_mult", old.blobs_lr), ("decay_mult", old.weight_decay))
+    for setting, values in settings:
         for i, value in enumerate(values):
             while len(new.param) <= i:
                 new.param.add()
-            setattr(new.param[i], field, value)
+            setattr(new.param[i], setting, value)
     return new
 
 

@@ -10,7 +10,8 @@ from ..engine.errors import BrewError, DataError, NetError, Position, PrototxtEr
 from ..engine.layer import Layer, dry_run, layer_class
 from ..engine.passes import check_connections, filter_layers, insert_splits, merged_state
 from ..proto import brew_pb2 as pb
-from ..proto import find_file, parse_file, upgrade_net, upgrade_solver
+from ..proto import find_file, upgrade_net, upgrade_solver
+from ..proto.text import parse_file
 from ..solvers import SOLVERS, lr_policy
 
 
@@ -68,7 +69,7 @@ def check_net_file(file: str) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _check_phase(net: pb.NetParameter, phase: int) -> tuple[list[str], list[str]]:
+def _check_phase(net: pb.NetParameter, phase: Any) -> tuple[list[str], list[str]]:
     param = pb.NetParameter()
     param.CopyFrom(net)
     param.state.CopyFrom(merged_state(net.state, pb.NetState(phase=phase)))
@@ -93,17 +94,17 @@ def _check_phase(net: pb.NetParameter, phase: int) -> tuple[list[str], list[str]
         return [str(e)], []
     broken = check_connections(param)
     for layer, message, field, _ in broken:
-        collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))  # type: ignore[misc]
+        collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))
     if not broken:
         param = insert_splits(param)
     unknown = {name for *_, name in broken}                    # blobs whose shape nobody knows: not checked further
     blobs: dict[str, Blob] = {}
     with dry_run():
         for layer in param.layer:
-            if not collect(lambda layer=layer: layer_class(layer)) or any(b in unknown for b in layer.bottom):  # type: ignore[misc]
+            if not collect(lambda layer=layer: layer_class(layer)) or any(b in unknown for b in layer.bottom):
                 unknown.update(layer.top)
                 continue
-            if not collect(lambda layer=layer: _set_up(layer, blobs)):  # type: ignore[misc]
+            if not collect(lambda layer=layer: _set_up(layer, blobs)):
                 unknown.update(layer.top)
     return problems, notes
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from .. import layers as layers
 from ..engine.layer import LAYERS
@@ -61,7 +62,7 @@ def parameters(name: str) -> list[str]:
 
 def table(field: str) -> str:
     """Field, type, default and meaning of a parameter message."""
-    message = pb.LayerParameter.DESCRIPTOR.fields_by_name[field].message_type
+    message: Any = pb.LayerParameter.DESCRIPTOR.fields_by_name[field].message_type
     proto = Path(pb.__file__).with_name("brew.proto").read_text(encoding="utf-8")
     body = re.search(rf"^message {message.name} \{{(.*?)^\}}|^message {message.name} \{{(.*)\}}", proto, re.S | re.M)
     text = (body[1] or body[2]) if body else ""

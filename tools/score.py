@@ -22,7 +22,8 @@ def score(args: argparse.Namespace) -> int:
     choose_device(args.gpu)
     net = Net(args.model, pb.TEST, level=args.level, stages=stages(args.stage), weights=args.weights or None)
     log.info("Running for %d iterations.", args.iterations)
-    weights, sums, total = net.blob_loss_weights, {}, 0.0
+    weights, total = net.blob_loss_weights, 0.0
+    sums: dict[str, Any] = {}
     for batch in range(args.iterations):
         total += net.run_forward()
         for name in net.outputs:

@@ -6,6 +6,7 @@ from .engine.blob import Blob
 from .engine.device import set_device, set_mode_cpu, set_mode_gpu, set_threads
 from .engine.layer import LAYERS
 from .engine.net import Net
+from .engine.random import set_random_seed
 from .layers.python import UserLayer as Layer
 from .proto.errors import BrewError
 from .solvers import SOLVERS, get_solver
@@ -21,4 +22,4 @@ def layer_type_list() -> list[str]:
 
 
 __all__ = ["BrewError", "Blob", "LAYERS", "Layer", "Net", "SGDSolver", "SOLVERS", "TEST", "TRAIN", "__version__", "get_solver", "layer_type_list", "layers",
-           "set_device", "set_mode_cpu", "set_mode_gpu", "set_threads"]
+           "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]
