@@ -121,7 +121,7 @@ def set_mode_gpu() -> None:
         try:
             _gpus[_gpu_id] = Gpu(CupyBackend(_gpu_id))
         except ImportError as e:
-            raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})") from None
+            raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
         except RuntimeError as e:
             raise DeviceError(f"GPU {_gpu_id} cannot be used: {e}\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
     _default = _current = _gpus[_gpu_id]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from math import prod
 from zlib import crc32
 
@@ -59,7 +60,10 @@ def words(seed: int, who: str, count: int, n: int) -> np.ndarray:
     return x
 
 
+@lru_cache(maxsize=8)                        # every batch of an epoch asks for its order
 def permutation(seed: int, who: str, count: int, n: int) -> np.ndarray:
     """The `count`-th random order of 0..n-1 of `who`."""
     pairs = words(seed, who, count, 2 * n).astype(np.uint64)
-    return np.argsort(pairs[::2] << np.uint64(32) | pairs[1::2], kind="stable")
+    order = np.argsort(pairs[::2] << np.uint64(32) | pairs[1::2], kind="stable")
+    order.flags.writeable = False
+    return order

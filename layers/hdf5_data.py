@@ -35,7 +35,7 @@ class HDF5DataLayer(BatchLayerState, Layer):
         names = read_bytes(self.source, "this list of HDF5 files", DataError).decode().split()
         self.require(names, f"the list {self.source} names no files", "hdf5_data_param.source", DataError)
         self.files = [find_file(name, self.source) for name in names]
-        self.load = lru_cache(maxsize=2)(self._load)
+        self.load, self.order = lru_cache(maxsize=2)(self._load), lru_cache(maxsize=2)(self._order)
         self.rows = [self._count(f) for f in range(len(self.files))]
         self.prefetcher = Prefetcher(self._make, 2)
         for blob, data in zip(top, self.load(0)):
@@ -62,20 +62,20 @@ class HDF5DataLayer(BatchLayerState, Layer):
         with self._open(file) as h5:
             return [np.asarray(h5[name], np.float32) for name in self.param.top]
 
-    def _rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _order(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of an epoch: for each place its file, and its row within that file."""
         order = np.arange(len(self.files))
         shuffle = self.param.hdf5_data_param.shuffle
         if shuffle:
-            order = permutation(self.seed, f"{self.name}/files", epoch, len(self.files))
+            order = permutation(seed, f"{self.name}/files", epoch, len(self.files))
         files = np.concatenate([np.full(self.rows[f], f) for f in order])
-        rows = np.concatenate([permutation(self.seed, f"{self.name}/rows{f}", epoch, self.rows[f]) if shuffle else np.arange(self.rows[f]) for f in order])
+        rows = np.concatenate([permutation(seed, f"{self.name}/rows{f}", epoch, self.rows[f]) if shuffle else np.arange(self.rows[f]) for f in order])
         return files, rows
 
     def _make(self, batch: int) -> list[np.ndarray]:
         total = sum(self.rows)
         places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        orders = {e: self._rows(e) for e in {int(e) for e in places // total}}
+        orders = {e: self.order(e, self.seed) for e in {int(e) for e in places // total}}
         out: list[np.ndarray] = []
         for i, place in enumerate(places):
             files, rows = orders[int(place // total)]

@@ -48,12 +48,13 @@ class ReLULayer(NeuronLayer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.slope = self.param.relu_param.negative_slope
+        self.require(self.slope >= 0 or bottom[0] is not top[0], "in place, negative_slope must not be negative: the sign of x could not be told from the result", "relu_param.negative_slope")
 
     def apply(self, x: object, y: object) -> None:
         self.k.relu_forward(x, y, self.slope)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        """From x where there is one: a negative slope then needs no thought."""
+        """From x, or in place from the result, which has its sign."""
         if propagate_down[0]:
             source = bottom[0].value
             layout = source.layout

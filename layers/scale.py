@@ -73,7 +73,7 @@ class ScaleLayer(BroadcastLayer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         layout, grid = self.see(bottom[0].value, bottom[0].shape)
         x = bottom[0].value.read(layout)
-        if bottom[0] is top[0] and self.phase == pb.TRAIN or len(bottom) > 1:
+        if bottom[0] is top[0]:
             self.before = self.before if self.before and self.before.shape == bottom[0].shape else Memory(bottom[0].shape)
             self.before.write(layout)[...] = x                       # the gradient of the scale needs it
         self.k.scale_forward(x, self.operand(bottom).value.read(), self.bias.value.read() if self.blobs and self.bias else None, top[0].value.write(layout), grid)

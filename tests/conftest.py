@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ from brew.engine import device as devices
 from brew.kernels import onednn
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("BREW_SHARED", ROOT.parent / "shared"))
+SHARED = ROOT.parent / "shared"
 
 
 def load_shim() -> ModuleType:
@@ -59,7 +58,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 def shared() -> Path:
     """The folder with Caffe's recorded answers, data sets and public prototxts."""
     if not SHARED.is_dir():
-        pytest.skip(f"no recorded answers and data sets at {SHARED} (set BREW_SHARED)")
+        pytest.skip(f"no recorded answers and data sets at {SHARED}")
     return SHARED
 
 
