@@ -225,6 +225,21 @@ class Kernels:
     def sgd_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float) -> None:
         self.each("update", "sgd_update", w.size, w, g, h, float(scale), float(decay), l1, float(rate), float(momentum))
 
+    def nesterov_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float) -> None:
+        self.each("update", "nesterov_update", w.size, w, g, h, float(scale), float(decay), l1, float(rate), float(momentum))
+
+    def adagrad_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, delta: float) -> None:
+        self.each("update", "adagrad_update", w.size, w, g, h, float(scale), float(decay), l1, float(rate), float(delta))
+
+    def rmsprop_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, rms_decay: float, delta: float) -> None:
+        self.each("update", "rmsprop_update", w.size, w, g, h, float(scale), float(decay), l1, float(rate), float(rms_decay), float(delta))
+
+    def adadelta_update(self, w: Any, g: Any, h: Any, h2: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float, delta: float) -> None:
+        self.each("update", "adadelta_update", w.size, w, g, h, h2, float(scale), float(decay), l1, float(rate), float(momentum), float(delta))
+
+    def adam_update(self, w: Any, g: Any, h: Any, h2: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float, momentum2: float, delta: float) -> None:
+        self.each("update", "adam_update", w.size, w, g, h, h2, float(scale), float(decay), l1, float(rate), float(momentum), float(momentum2), float(delta))
+
     def sum_squares(self, x: Any) -> float:
         blocks = min(-(-x.size // BLOCK), 256) or 1
         sums = self.xp.zeros(blocks, np.float64)

@@ -17,7 +17,4 @@ class SGDSolver(Solver):
     histories = 1
 
     def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        part = self.arena.part
-        s = self.arena.slots[slot]
-        self.net.device.kernels.sgd_update(part(self.arena.data, s), part(self.arena.diff, s), part(self.history[0], s),
-                                           scale, decay, self.l1, rate, self.param.momentum)
+        self.kernels.sgd_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.momentum)

@@ -48,6 +48,7 @@ class Solver:
     """
 
     histories = 0
+    takes_momentum = True
 
     def __init__(self, source: str | Path | pb.SolverParameter):
         self.file = "" if isinstance(source, pb.SolverParameter) else str(source)
@@ -91,6 +92,8 @@ class Solver:
             self._fail(f"iter_size must be at least 1, found {p.iter_size}")
         if p.weight_decay and p.regularization_type not in ("L1", "L2"):
             self._fail(f'regularization_type is L1 or L2, found "{p.regularization_type}"')
+        if p.momentum and not self.takes_momentum:
+            self._fail(f'momentum must be 0 for type "{p.type}", found {p.momentum:g}')
         self.prefix = self._prefix()
         if p.snapshot:
             snapshot.check_writable(self.prefix)
@@ -211,7 +214,7 @@ class Solver:
         diff = self.arena.open("diff")
         scale = 1.0 / p.iter_size
         if p.clip_gradients >= 0:
-            norm = sqrt(self.net.device.kernels.sum_squares(diff))
+            norm = sqrt(self.kernels.sum_squares(diff))
             if norm > p.clip_gradients:
                 scale *= p.clip_gradients / norm
                 log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
@@ -224,6 +227,15 @@ class Solver:
                          float(abs(owner.blob.value.read()).mean()), float(abs(owner.blob.gradient.read()).mean()))
 
     def update(self, slot: int, rate: float, scale: float, decay: float) -> None: ...
+
+    def parts(self, slot: int) -> list[Any]:
+        """A parameter's weights, gradient and histories in the arena, for a kernel."""
+        s = self.arena.slots[slot]
+        return [self.arena.part(array, s) for array in (self.arena.data, self.arena.diff, *self.history)]
+
+    @property
+    def kernels(self) -> Any:
+        return self.net.device.kernels
 
     def solve(self, resume_file: str | None = None) -> None:
         """Train up to max_iter, from a solverstate if one is given."""

@@ -10,6 +10,11 @@ from .engine.random import set_random_seed
 from .layers.python import UserLayer as Layer
 from .proto.errors import BrewError
 from .solvers import SOLVERS, get_solver
+from .solvers.adadelta import AdaDeltaSolver
+from .solvers.adagrad import AdaGradSolver
+from .solvers.adam import AdamSolver
+from .solvers.nesterov import NesterovSolver
+from .solvers.rmsprop import RMSPropSolver
 from .solvers.sgd import SGDSolver
 from .version import __version__
 
@@ -21,5 +26,5 @@ def layer_type_list() -> list[str]:
     return sorted(LAYERS)
 
 
-__all__ = ["BrewError", "Blob", "LAYERS", "Layer", "Net", "SGDSolver", "SOLVERS", "TEST", "TRAIN", "__version__", "get_solver", "layer_type_list", "layers",
+__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "BrewError", "Blob", "LAYERS", "Layer", "Net", "NesterovSolver", "RMSPropSolver", "SGDSolver", "SOLVERS", "TEST", "TRAIN", "__version__", "get_solver", "layer_type_list", "layers",
            "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]

@@ -55,7 +55,7 @@ def course(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(folder / "run_metrics.jsonl")]
 
 
-@pytest.mark.parametrize("extra, end", [("", ""), ("snapshot_format: HDF5", ".h5")], ids=["binary", "hdf5"])
+@pytest.mark.parametrize("extra, end", [("", ""), ('snapshot_format: HDF5 type: "Adam"', ".h5")], ids=["binary", "hdf5 of Adam"])
 def test_ten_kills_change_no_bit(extra: str, end: str, tmp_path: Path) -> None:
     whole, killed = prepare(tmp_path / "whole", 5, extra), prepare(tmp_path / "killed", 5, extra)
     subprocess.run(command(), cwd=whole, check=True, capture_output=True, timeout=120)

@@ -118,6 +118,7 @@ def test_a_diverging_training_names_the_first_layer(device: str) -> None:
     ("average_loss: 0", "average_loss must be at least 1, found 0"), ("iter_size: 0", "iter_size must be at least 1, found 0"),
     ('weight_decay: 1 regularization_type: "L3"', 'regularization_type is L1 or L2, found "L3"'),
     ('snapshot: 1 snapshot_prefix: "no/such/folder/x"', "no/such/folder/x: snapshots cannot be written here: No such file or directory"),
+    ('type: "AdaGrad" momentum: 0.9', 'momentum must be 0 for type "AdaGrad", found 0.9'), ('type: "RMSProp" rms_decay: 1', "rms_decay must be at least 0 and less than 1, found 1"),
     ('type: "SDG"', 'no solver is called "SDG"\n  did you mean "SGD"?')])
 def test_a_bad_solver_is_refused(text: str, message: str) -> None:
     with pytest.raises(brew.BrewError) as e:

@@ -1,0 +1,19 @@
+"""AdaGrad: rates that shrink with the gradients so far."""
+from __future__ import annotations
+
+from .solver import Solver, register
+
+
+@register("AdaGrad")
+class AdaGradSolver(Solver):
+    """h += g^2;  weight -= rate g / (sqrt(h) + delta), where g is the gradient with its decay.
+
+        type: "AdaGrad" base_lr: 0.01 delta: 1e-8
+
+    Duchi, Hazan, Singer, JMLR 12 (2011).  momentum must be 0.
+    """
+
+    histories, takes_momentum = 1, False
+
+    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+        self.kernels.adagrad_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.delta)
