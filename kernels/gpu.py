@@ -14,6 +14,7 @@ import numpy as np
 BLOCK = 256                                      # threads of a block
 BLOCKS = 65535                                   # at most so many; threads then take several elements
 CUDA, INCLUDE = files(__package__) / "cuda", files(__package__) / "include"
+FUNCTIONS = frozenset("absval bnll clip elu exponential logarithm power swish threshold".split())    # of kernels/include/neuron.h
 MAX_AXES = 6                                     # of a ConvShape, kernels/include/im2col.h
 
 
@@ -93,6 +94,23 @@ class Kernels:
 
     def dropout(self, x: Any, y: Any, key: int, stream: int, threshold: int, scale: float) -> None:
         self.each("neuron", "dropout", x.size, x, y, np.uint64(key), np.uint64(stream), np.uint32(threshold), float(scale))
+
+    def __getattr__(self, name: str) -> Any:
+        """NAME_forward and NAME_backward of the functions with three constants, which are all launched alike."""
+        function, _, direction = name.rpartition("_")
+        if function not in FUNCTIONS or direction not in ("forward", "backward"):
+            raise AttributeError(name)
+        return lambda *args: self.each("neuron", name, args[0].size, *args[:-3], *map(float, args[-3:]))
+
+    def prelu_forward(self, x: Any, slope: Any, y: Any, grid: Any) -> None:
+        self.each("neuron", "prelu_forward", x.size, x, slope, y, grid[1], grid[2])
+
+    def prelu_backward(self, x: Any, slope: Any, dy: Any, dx: Any, grid: Any) -> None:
+        self.each("neuron", "prelu_backward", x.size, x, slope, dy, dx, grid[1], grid[2])
+
+    def prelu_slopes(self, x: Any, dy: Any, dslope: Any, grid: Any) -> None:
+        outer, channels, spatial, *_ = grid
+        self.run("neuron", "prelu_slopes", channels, x, dy, dslope, outer, channels, spatial)
 
     # ------------------------------------------------------------------------------------------------------- eltwise
 

@@ -36,6 +36,35 @@ class NeuronLayer(Layer):
     def differentiate(self, y: object, dy: object, dx: object) -> None: ...
 
 
+class FunctionLayer(NeuronLayer):
+    """One of the functions with three constants of kernels/include/neuron.h. In place, it keeps a copy of its input."""
+
+    function = ""
+
+    def constants(self) -> tuple[float, float, float]:
+        return 0.0, 0.0, 0.0
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.args = self.constants()
+        self.before = Memory()
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        layout = self.layout(bottom[0].value)
+        x = bottom[0].value.read(layout)
+        if bottom[0] is top[0]:
+            if self.before.shape != bottom[0].shape:
+                self.before = Memory(bottom[0].shape)
+            self.before.write(layout)[...] = x
+        getattr(self.k, f"{self.function}_forward")(x, top[0].value.write(layout), *self.args)
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if propagate_down[0]:
+            source = self.before if bottom[0] is top[0] else bottom[0].value
+            layout = self.layout(source)
+            x, y, dy = source.read(layout), top[0].value.read(layout), top[0].gradient.read(layout)
+            getattr(self.k, f"{self.function}_backward")(x, y, dy, bottom[0].gradient.write(layout), *self.args)
+
+
 @register("ReLU")
 class ReLULayer(NeuronLayer):
     """max(x, 0) + negative_slope min(x, 0).

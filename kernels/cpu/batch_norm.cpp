@@ -1,6 +1,7 @@
 // Batch normalisation, and the scale and bias of channels, on any layout.
 // Sums over a channel are float along one row of one image and double beyond: exact enough, and the same for any
 // number of threads, because the rows' sums are added in their order.
+#include "../include/neuron.h"
 #include "cpu.h"
 
 #include <cmath>
@@ -109,6 +110,21 @@ void bind_batch_norm(py::module_& m) {
     const float *ma = a.data(), *mb = b.data();
     each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * y[i]) * inv[c]; });
   }, nc("y"), nc("dy"), nc("inverse"), nc("dx"), py::arg("grid"));
+  // The learned slopes of PReLU, one for each channel.
+  m.def("prelu_forward", [](const Array& x_, const Array& slope_, Array& y_, const Shape& shape) {
+    const Grid g = grid(shape); const float *x = x_.data(), *slope = slope_.data(); float* y = y_.mutable_data(); Release _;
+    each_of_channel(g, [=](long i, long c) { y[i] = prelu(x[i], slope[c]); });
+  }, nc("x"), nc("slope"), nc("y"), py::arg("grid"));
+  m.def("prelu_backward", [](const Array& x_, const Array& slope_, const Array& dy_, Array& dx_, const Shape& shape) {
+    const Grid g = grid(shape); const float *x = x_.data(), *slope = slope_.data(), *dy = dy_.data(); float* dx = dx_.mutable_data(); Release _;
+    each_of_channel(g, [=](long i, long c) { dx[i] = prelu_grad(x[i], dy[i], slope[c]); });
+  }, nc("x"), nc("slope"), nc("dy"), nc("dx"), py::arg("grid"));
+  m.def("prelu_slopes", [](const Array& x_, const Array& dy_, Array& dslope_, const Shape& shape) {
+    const Grid g = grid(shape); const float *x = x_.data(), *dy = dy_.data(); float* dslope = dslope_.mutable_data(); Release _;
+    std::vector<double> sums(g.channels);
+    channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = x[i] > 0 ? 0.0f : dy[i] * x[i]; });
+    for (long c = 0; c < g.channels; ++c) dslope[c] += (float)sums[c];
+  }, nc("x"), nc("dy"), nc("dslope"), py::arg("grid"));
   // y = x * scale + bias; either may be absent
   m.def("scale_forward", [](const Array& x_, py::object scale_, py::object bias_, Array& y_, const Shape& shape) {
     const Grid g = grid(shape); const float* x = x_.data(); float* y = y_.mutable_data();

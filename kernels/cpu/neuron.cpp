@@ -17,8 +17,34 @@ void dropout(const float* x, float* y, long n, std::uint64_t key, std::uint64_t 
   }
 }
 
+// The functions of neuron.h with three constants, all bound alike: NAME_forward and NAME_backward.
+template <class F, class G>
+void bind_function(py::module_& m, const std::string& name, F f, G df) {
+  const auto nc = [](const char* arg) { return py::arg(arg).noconvert(); };
+  m.def((name + "_forward").c_str(), [f](const Array& x, Array& y, float a, float b, float c) {
+    const float* p = x.data(); float* q = y.mutable_data(); Release _;
+    each(x.size(), [=](long i) { q[i] = f(p[i], a, b, c); });
+  }, nc("x"), nc("y"), py::arg("a"), py::arg("b"), py::arg("c"));
+  m.def((name + "_backward").c_str(), [df](const Array& x, const Array& y, const Array& dy, Array& dx, float a, float b, float c) {
+    const float *p = x.data(), *q = y.data(), *d = dy.data(); float* r = dx.mutable_data(); Release _;
+    each(x.size(), [=](long i) { r[i] = df(p[i], q[i], d[i], a, b, c); });
+  }, nc("x"), nc("y"), nc("dy"), nc("dx"), py::arg("a"), py::arg("b"), py::arg("c"));
+}
+#define BREW_FUNCTION(name)                                                                                   \
+  bind_function(m, #name, [](float x, float a, float b, float c) { return name(x, a, b, c); },                \
+                [](float x, float y, float dy, float a, float b, float c) { return name##_grad(x, y, dy, a, b, c); })
+
 void bind_neuron(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
+  BREW_FUNCTION(absval);
+  BREW_FUNCTION(bnll);
+  BREW_FUNCTION(clip);
+  BREW_FUNCTION(elu);
+  BREW_FUNCTION(exponential);
+  BREW_FUNCTION(logarithm);
+  BREW_FUNCTION(power);
+  BREW_FUNCTION(swish);
+  BREW_FUNCTION(threshold);
   m.def("relu_forward", [](const Array& x, Array& y, float slope) {
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     each(x.size(), [=](long i) { b[i] = relu(a[i], slope); });

@@ -17,6 +17,7 @@ import numpy as np
 HERE = Path(__file__).parent
 CACHE = HERE.parent / ".shim-cache"
 DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w:<>]+)\s+(\w+)\s*\[\s*\]\s*;")
+# Kernels by their names, and those that the macro BREW_FUNCTION makes.
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 CUDA_HEADER = re.compile(r"^\s*#\s*include\s*<(cuda_fp16|cuda_bf16|math_constants|cooperative_groups)\.h>.*$", re.M)
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w"]
@@ -27,7 +28,7 @@ class RawModule:
     """The kernels of a CUDA source, compiled for the CPU and kept in tests/.shim-cache."""
 
     def __init__(self, code: str, includes: tuple[str, ...] = (), order: int = 0):
-        names = KERNEL.findall(code)
+        names = [n for n in KERNEL.findall(code) if "#" not in n] + [f"{name}_{d}" for name in re.findall(r"^BREW_FUNCTION\((\w+)\)", code, re.M) for d in ("forward", "backward")]
         source = '#include "cudashim.h"\n#line 1 "kernel.cu"\n' + CUDA_HEADER.sub("", DYNAMIC.sub(r"\1* \2=(\1*)cushim::dyn();", code))
         source += "\n" + "\n".join(f"CUSHIM_EXPORT({name})" for name in names) + '\nextern "C" const char* cushim_err(){return cushim::errmsg;}\n'
         headers = b"".join(f.read_bytes() for folder in (str(HERE), *includes) for f in sorted(Path(folder).glob("*.h")))
