@@ -129,6 +129,9 @@ class Kernels:
     def maximum_backward(self, dy: Any, winner: Any, index: int, dx: Any) -> None:
         self.each("eltwise", "maximum_backward", dy.size, dy, winner, index, dx)
 
+    def add_rows(self, x: Any, index: Any, y: Any, columns: int) -> None:
+        self.each("eltwise", "add_rows", x.size, x, index, y, int(index.size), columns)
+
     # ------------------------------------------------------------------------------------------------------- pooling
 
     def max_pool_forward(self, x: Any, y: Any, winner: Any, planes: int, lanes: int, shape: Any) -> None:
@@ -202,11 +205,20 @@ class Kernels:
 
     def _conv(self, images: int, channels: int, outputs: int, groups: int, shape: Any) -> tuple[Any, int, int, int, Any]:
         """(ConvShape, rows of a group's columns, output pixels, input pixels, columns of one image)."""
-        axes, values = shape[0], shape[1:]
-        conv = self.ints((axes, *values, *(0,) * (6 * MAX_AXES - len(values))))
+        values, conv = shape[1:], self._shape(shape)
         rows = channels // groups * prod(values[2::6])
         width = prod(values[1::6])
         return conv, rows, width, prod(values[0::6]), self.xp.empty(groups * rows * width, np.float32)
+
+    def im2col(self, image: Any, columns: Any, channels: int, shape: Any) -> None:
+        self.each("im2col", "im2col", columns.size, image, columns, self._shape(shape))
+
+    def col2im(self, columns: Any, image: Any, channels: int, shape: Any) -> None:
+        self.each("im2col", "col2im", image.size, columns, image, self._shape(shape))
+
+    def _shape(self, shape: Any) -> Any:
+        """The ConvShape of (axes, and in, out, kernel, stride, pad, dilation of each)."""
+        return self.ints((*shape, *(0,) * (1 + 6 * MAX_AXES - len(shape))))
 
     def conv_forward(self, x: Any, w: Any, bias: Any, y: Any, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
         conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)

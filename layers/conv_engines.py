@@ -26,6 +26,16 @@ class Geometry:
     groups: int
 
 
+def axis_values(*values: tuple[int, ...]) -> list[int]:
+    """The kernels' ConvShape: how many spatial axes, then in, out, kernel, stride, pad and dilation of each."""
+    return [len(values[0]), *(v for axis in zip(*values) for v in axis)]
+
+
+def kernel_args(g: Geometry) -> tuple[int, int, int, int, list[int]]:
+    """The last arguments of the kernels conv_forward, conv_backward_data and conv_backward_weights."""
+    return g.bottom[0], g.bottom[1], g.top[1], g.groups, axis_values(g.bottom[2:], g.top[2:], g.kernel, g.stride, g.pad, g.dilation)
+
+
 def choose(layer: Any, g: Geometry, whole_blobs: bool) -> Any:
     """The engine that the layer's `engine` field, the device and the shapes allow."""
     engines = pb.ConvolutionParameter
@@ -46,8 +56,7 @@ class Portable:
 
     def __init__(self, layer: Any, g: Geometry):
         self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
-        axes = zip(g.bottom[2:], g.top[2:], g.kernel, g.stride, g.pad, g.dilation)
-        self.args = (g.bottom[0], g.bottom[1], g.top[1], g.groups, [len(g.kernel), *(v for axis in axes for v in axis)])
+        self.args = kernel_args(g)
 
     def forward(self, x: Blob, y: Blob, relu: float | None) -> None:
         w, *bias = self.layer.blobs

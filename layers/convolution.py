@@ -9,8 +9,46 @@ from ..engine.layer import Layer, at_least, register
 from . import conv_engines
 
 
+class SlidingLayer(Layer):
+    """What slides a kernel over the spatial axes: reads the geometry of a ConvolutionParameter."""
+
+    in_place = False
+
+    def read_geometry(self, shape: tuple[int, ...]) -> None:
+        """channel_axis, spatial_axes, and kernel, stride, pad and dilation for each spatial axis of a bottom of this shape."""
+        p, axes = self.param.convolution_param, len(shape)
+        self.channel_axis = self.axis(p.axis, axes, "convolution_param.axis")
+        self.spatial_axes = axes - self.channel_axis - 1
+        self.kernel = self._spatial("kernel_size", None)
+        self.stride = self._spatial("stride", 1)
+        self.pad = self._spatial("pad", 0)
+        self.dilation = self._spatial("dilation", 1)
+        for name, values in (("kernel_size", self.kernel), ("stride", self.stride), ("dilation", self.dilation)):
+            self.require(all(v >= 1 for v in values), f"{name} must be at least 1, found {values}", f"convolution_param.{name}")
+
+    def _spatial(self, name: str, default: int | None) -> tuple[int, ...]:
+        """One value per spatial axis, from the repeated field or its _h and _w forms."""
+        p, n = self.param.convolution_param, self.spatial_axes
+        prefix = "kernel" if name == "kernel_size" else name
+        values = list(getattr(p, name))
+        if prefix != "dilation" and (p.HasField(f"{prefix}_h") or p.HasField(f"{prefix}_w")):
+            self.require(not values, f"{name} excludes {prefix}_h and {prefix}_w", f"convolution_param.{name}")
+            self.require(n == 2, f"{prefix}_h and {prefix}_w are for two spatial axes; there are {n}", f"convolution_param.{prefix}_h")
+            absent = default or 0
+            return tuple(getattr(p, f"{prefix}_{a}") if p.HasField(f"{prefix}_{a}") else absent for a in "hw")
+        self.require(values or default is not None or n == 0, f"{name} must be given", "convolution_param")
+        self.require(len(values) in (0, 1, n), f"{name} is given once, or once for each of the {n} spatial axes; found {len(values)}", f"convolution_param.{name}")
+        return tuple(values if len(values) == n else (values or [default or 0]) * n)
+
+    def slide(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        """How many places the kernel has along each axis."""
+        out = tuple((s + 2 * p - (d * (k - 1) + 1)) // st + 1 for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
+        self.require(all(o > 0 for o in out), f"the kernel {self.kernel} does not fit into the bottom's {spatial} with pad {self.pad}", "convolution_param")
+        return out
+
+
 @register("Convolution")
-class ConvolutionLayer(Layer):
+class ConvolutionLayer(SlidingLayer):
     """Slides filters over the spatial axes and sums over channels (cross-correlation: the filter is not flipped).
 
         layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
@@ -28,51 +66,27 @@ class ConvolutionLayer(Layer):
     """
 
     bottoms, tops, as_many_tops = at_least(1), at_least(1), True
-    in_place = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.convolution_param
-        axes = len(bottom[0].shape)
-        self.channel_axis = self.axis(p.axis, axes, "convolution_param.axis")
-        self.spatial_axes = axes - self.channel_axis - 1
-        self.kernel = self._spatial("kernel_size", None)
-        self.stride = self._spatial("stride", 1)
-        self.pad = self._spatial("pad", 0)
-        self.dilation = self._spatial("dilation", 1)
-        for name, values, least in (("kernel_size", self.kernel, 1), ("stride", self.stride, 1), ("dilation", self.dilation, 1)):
-            self.require(all(v >= least for v in values), f"{name} must be at least {least}, found {values}", f"convolution_param.{name}")
+        self.read_geometry(bottom[0].shape)
         self.channels, self.outputs, self.groups = bottom[0].shape[self.channel_axis], p.num_output, p.group
         self.require(self.outputs > 0, "num_output must be given, and be more than 0", "convolution_param.num_output")
         for what, n in (("num_output", self.outputs), ("the number of channels", self.channels)):
             self.require(self.groups > 0 and n % self.groups == 0, f"group {self.groups} must divide {what}, which is {n}", "convolution_param.group")
-        self.add_blob((self.outputs, self.channels // self.groups, *self.kernel), p.weight_filler)
+        self.add_blob(self.weight_shape(), p.weight_filler)
         if p.bias_term:
             self.add_blob((self.outputs,), p.bias_filler)
         self.engine: Any = None
 
-    def _spatial(self, name: str, default: int | None) -> tuple[int, ...]:
-        """One value per spatial axis, from the repeated field or its _h and _w forms."""
-        p, n = self.param.convolution_param, self.spatial_axes
-        prefix = "kernel" if name == "kernel_size" else name
-        values = list(getattr(p, name))
-        if prefix != "dilation" and (p.HasField(f"{prefix}_h") or p.HasField(f"{prefix}_w")):
-            self.require(not values, f"{name} excludes {prefix}_h and {prefix}_w", f"convolution_param.{name}")
-            self.require(n == 2, f"{prefix}_h and {prefix}_w are for two spatial axes; there are {n}", f"convolution_param.{prefix}_h")
-            absent = default or 0
-            return tuple(getattr(p, f"{prefix}_{a}") if p.HasField(f"{prefix}_{a}") else absent for a in "hw")
-        self.require(values or default is not None or n == 0, f"{name} must be given", "convolution_param")
-        self.require(len(values) in (0, 1, n), f"{name} is given once, or once for each of the {n} spatial axes; found {len(values)}", f"convolution_param.{name}")
-        return tuple(values if len(values) == n else (values or [default or 0]) * n)
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.outputs, self.channels // self.groups, *self.kernel)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
-        for i, blob in enumerate(bottom):
-            self.require(blob.shape == shape, f"all bottoms must have one shape: bottom 0 has {shape}, bottom {i} has {blob.shape}", f"bottom[{i}]")
-        self.require(len(shape) == self.channel_axis + 1 + self.spatial_axes and shape[self.channel_axis] == self.channels,
-                     f"the weights are for {self.channels} channels and {self.spatial_axes} spatial axes; the shape is now {shape}", "bottom")
+        self.check_shapes(bottom)
         batch, spatial = shape[:self.channel_axis], shape[self.channel_axis + 1:]
-        out = tuple((s + 2 * p - (d * (k - 1) + 1)) // st + 1 for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
-        self.require(all(o > 0 for o in out), f"the kernel {self.kernel} does not fit into the bottom's {spatial} with pad {self.pad}", "convolution_param")
+        out = self.slide(spatial)
         for blob in top:
             blob.reshape(*batch, self.outputs, *out)
         geometry = conv_engines.Geometry((prod(batch), self.channels, *spatial), (prod(batch), self.outputs, *out), self.kernel,
@@ -81,6 +95,14 @@ class ConvolutionLayer(Layer):
             return
         if self.engine is None or self.engine.geometry != geometry or self.engine.weights is not self.blobs[0].value.store:
             self.engine = conv_engines.choose(self, geometry, whole_blobs=self.channel_axis == 1)
+
+    def check_shapes(self, bottom: list[Blob]) -> None:
+        """All bottoms must have one shape, and the channels and axes that the weights are for."""
+        shape = bottom[0].shape
+        for i, blob in enumerate(bottom):
+            self.require(blob.shape == shape, f"all bottoms must have one shape: bottom 0 has {shape}, bottom {i} has {blob.shape}", f"bottom[{i}]")
+        self.require(len(shape) == self.channel_axis + 1 + self.spatial_axes and shape[self.channel_axis] == self.channels,
+                     f"the weights are for {self.channels} channels and {self.spatial_axes} spatial axes; the shape is now {shape}", "bottom")
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         for x, y in zip(bottom, top):

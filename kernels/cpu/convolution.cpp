@@ -117,6 +117,14 @@ void bind_convolution(py::module_& m) {
     const float *a = x.data(), *b = dy.data(); float *c = dw.mutable_data(), *d = optional(dbias); Release _;
     backward_weights(v, a, b, c, d, beta);
   }, nc("x"), nc("dy"), nc("dw"), py::arg("dbias"), py::arg("beta"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
+  m.def("im2col", [](const Array& image, Array& columns, int channels, const Shape& shape) {
+    const ConvShape s = conv_shape(shape); const float* a = image.data(); float* b = columns.mutable_data(); Release _;
+    im2col(a, b, channels, s);
+  }, nc("image"), nc("columns"), py::arg("channels"), py::arg("shape"));
+  m.def("col2im", [](const Array& columns, Array& image, int channels, const Shape& shape) {
+    const ConvShape s = conv_shape(shape); const float* a = columns.data(); float* b = image.mutable_data(); Release _;
+    col2im(a, b, channels, s);
+  }, nc("columns"), nc("image"), py::arg("channels"), py::arg("shape"));
   m.def("set_blas_threads", [](int n) { scipy_openblas_set_num_threads(n); });
 }
 }  // namespace BREW_ISA

@@ -27,6 +27,16 @@ void bind_eltwise(py::module_& m) {
       q[i] = wins ? p[i] : q[i]; w[i] = wins ? index : w[i];
     });
   }, nc("x"), nc("y"), nc("winner"), py::arg("index"));
+  // y[index[n]] += x[n], row by row and in the order of n.
+  m.def("add_rows", [](const Array& x, const Ints& index, Array& y, long columns) {
+    const float* p = x.data(); const int* rows = index.data(); float* q = y.mutable_data(); const long n = index.size(); Release _;
+#pragma omp parallel if (n * columns > kGrain)
+    {
+      const long threads = omp_get_num_threads(), t = omp_get_thread_num();
+      for (long i = 0; i < n; ++i)
+        for (long c = columns * t / threads; c < columns * (t + 1) / threads; ++c) q[rows[i] * columns + c] += p[i * columns + c];
+    }
+  }, nc("x"), nc("index"), nc("y"), py::arg("columns"));
   m.def("maximum_backward", [](const Array& dy, const Ints& winner, int index, Array& dx) {
     const float* p = dy.data(); const int* w = winner.data(); float* q = dx.mutable_data(); Release _;
     each(dy.size(), [=](long i) { q[i] = w[i] == index ? p[i] : 0.0f; });

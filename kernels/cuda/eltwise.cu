@@ -17,3 +17,16 @@ extern "C" __global__ void maximum(const float* x, float* y, int* winner, int in
 extern "C" __global__ void maximum_backward(const float* dy, const int* winner, int index, float* dx, long n) {
   BREW_EACH(i, n) dx[i] = winner[i] == index ? dy[i] : 0.0f;
 }
+
+// y[index[n]] += x[n], row by row. The first of all equal indices adds for all of them, in their order: nothing races.
+extern "C" __global__ void add_rows(const float* x, const int* index, float* y, int rows, int columns, long n) {
+  BREW_EACH(i, n) {
+    const int row = (int)(i / columns), c = (int)(i % columns), target = index[row];
+    bool first = true;
+    for (int k = 0; k < row && first; ++k) first = index[k] != target;
+    if (!first) continue;
+    float sum = 0;
+    for (int k = row; k < rows; ++k) if (index[k] == target) sum += x[(long)k * columns + c];
+    y[(long)target * columns + c] += sum;
+  }
+}

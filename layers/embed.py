@@ -1,0 +1,93 @@
+"""Embed, BatchReindex: rows chosen by their numbers."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError
+from ..engine.layer import Layer, exactly, register
+
+
+class RowLayer(Layer):
+    """What picks rows of a matrix by the whole numbers in a blob."""
+
+    in_place = False
+
+    def rows(self, blob: Blob, count: int) -> Any:
+        """The row numbers in a blob, checked, as int32."""
+        values = blob.value.read().reshape(-1)
+        index = values.astype(np.int32)
+        wrong = (index < 0) | (index >= count)
+        self.require(not bool(wrong.any()), f"a row number must lie between 0 and {count - 1}, found {float(values[wrong][0]) if bool(wrong.any()) else 0:g}", "bottom", DataError)
+        return index
+
+
+@register("Embed")
+class EmbedLayer(RowLayer):
+    """Row i of a learned matrix for every input i: an InnerProduct of one-hot vectors, without the vectors.
+
+        layer { name: "embed" type: "Embed" bottom: "words" top: "vectors"
+                embed_param { input_dim: 8801 num_output: 300 weight_filler { type: "uniform" min: -0.1 max: 0.1 } } }
+
+    Bottom:  any shape, whole numbers in 0..input_dim-1; it gets no gradient.      Top:  the bottom's shape and num_output.
+    Blobs:   weights (input_dim, num_output), and bias (num_output) unless bias_term is false.
+    """
+
+    def may_force_backward(self, bottom: int) -> bool:
+        return False
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.embed_param
+        self.require(p.num_output > 0, "num_output must be given, and be more than 0", "embed_param.num_output")
+        self.require(p.input_dim > 0, "input_dim must be given, and be more than 0", "embed_param.input_dim")
+        self.add_blob((p.input_dim, p.num_output), p.weight_filler)
+        if p.bias_term:
+            self.add_blob((p.num_output,), p.bias_filler)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].reshape(*bottom[0].shape, self.param.embed_param.num_output)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        w, *bias = (blob.value.read() for blob in self.blobs)
+        self.index = self.rows(bottom[0], w.shape[0])
+        y = top[0].value.write()
+        y.reshape(-1, w.shape[1])[...] = w[self.index] + bias[0] if bias else w[self.index]
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        self.require(not propagate_down[0], "row numbers have no gradient; put propagate_down: false here", "propagate_down")
+        dy, outputs = top[0].gradient.read(), self.blobs[0].shape[1]
+        if self.param_propagate_down[0]:
+            self.k.add_rows(dy, self.index, self.blobs[0].gradient.adding(), outputs)
+        if len(self.blobs) > 1 and self.param_propagate_down[1]:
+            self.k.scale_gradients(None, dy, None, self.blobs[1].gradient.adding(), (dy.size // outputs, outputs, 1, 1, outputs))
+
+
+@register("BatchReindex")
+class BatchReindexLayer(RowLayer):
+    """Items of bottom 0 in the order that bottom 1 gives; items may be left out and repeated.
+
+        layer { name: "choose" type: "BatchReindex" bottom: "x" bottom: "order" top: "y" }
+
+    Bottoms:  (N, ...), and (M): whole numbers in 0..N-1, which get no gradient.      Top:  (M, ...).
+    """
+
+    bottoms = exactly(2)
+
+    def may_force_backward(self, bottom: int) -> bool:
+        return bottom == 0
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.require(len(bottom[1].shape) == 1, f"bottom 1 needs one axis, found the shape {bottom[1].shape}", "bottom[1]")
+        top[0].reshape(bottom[1].shape[0], *bottom[0].shape[1:])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.index = self.rows(bottom[1], bottom[0].shape[0])
+        top[0].value.write()[...] = bottom[0].value.read()[self.index]
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        self.require(not propagate_down[1], "row numbers have no gradient", "propagate_down")
+        if propagate_down[0]:
+            bottom[0].gradient.clear()
+            self.k.add_rows(top[0].gradient.read(), self.index, bottom[0].gradient.adding(), bottom[0].count // bottom[0].shape[0])

@@ -1,0 +1,52 @@
+"""HDF5Output: blobs written into a file."""
+from __future__ import annotations
+
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError, Position
+from ..engine.layer import Layer, exactly, register
+
+
+@register("HDF5Output")
+class HDF5OutputLayer(Layer):
+    """Writes its bottoms into an HDF5 file, as the datasets "data" and "label"; each forward appends its rows.
+
+        layer { name: "out" type: "HDF5Output" bottom: "fc7" bottom: "label" hdf5_output_param { file_name: "features.h5" } }
+
+    Bottoms:  (N, ...) and (N, ...).
+    file_name   the file, which is begun anew when the net is built. (Caffe can write it once only.)
+    """
+
+    bottoms, tops = exactly(2), exactly(0)
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.path = self.param.hdf5_output_param.file_name
+        self.require(self.path, "file_name must be given", "hdf5_output_param")
+        if not self.dry:
+            self._write("w", [])
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.require(bool(bottom[0].shape) and bool(bottom[1].shape) and bottom[0].shape[0] == bottom[1].shape[0], f"both bottoms need the same number of items: the shapes are {bottom[0].shape} and {bottom[1].shape}", "bottom")
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self._write("a", [blob.value.store.read(None).reshape(blob.shape) for blob in bottom])
+
+    def _write(self, mode: str, arrays: list[np.ndarray]) -> None:
+        import h5py
+        try:
+            with h5py.File(self.path, mode) as file:
+                for name, array in zip(("data", "label"), arrays):
+                    if name not in file:
+                        file.create_dataset(name, data=array, maxshape=(None, *array.shape[1:]), chunks=True)
+                    else:
+                        rows = file[name].shape[0]
+                        file[name].resize(rows + len(array), axis=0)
+                        file[name][rows:] = array
+        except (OSError, TypeError) as e:
+            raise DataError(f"cannot be written by layer \"{self.name}\": {e}", Position(self.path)) from None
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        for blob, down in zip(bottom, propagate_down):
+            if down:
+                blob.gradient.clear()

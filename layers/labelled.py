@@ -1,0 +1,28 @@
+"""What losses over (N, C) scores with one label for each item have in common."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..engine.blob import Blob
+from ..engine.errors import DataError
+from ..engine.layer import LossLayer
+
+
+class LabelledLossLayer(LossLayer):
+    """Bottoms: (N, ...) values for C classes, and N labels in 0..C-1."""
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.check_batch(bottom)
+        self.require(bottom[1].count == bottom[0].shape[0], f"there are {bottom[0].shape[0]} items and {bottom[1].count} labels", "bottom[1]")
+        top[0].reshape()
+
+    def scores(self, bottom: list[Blob]) -> tuple[Any, Any]:
+        """(values (N, C), 1 at each item's label and 0 elsewhere). Raises DataError for a label that is no class."""
+        xp = self.device.xp
+        x = bottom[0].value.read().reshape(bottom[0].shape[0], -1)
+        labels = bottom[1].value.read().reshape(-1).astype(int)
+        wrong = (labels < 0) | (labels >= x.shape[1])
+        self.require(not bool(wrong.any()), f"the label at position {int(wrong.argmax())} of the batch is {int(labels[int(wrong.argmax())])}; there are {x.shape[1]} classes", "bottom[1]", DataError)
+        return x, (labels[:, None] == xp.arange(x.shape[1])[None]).astype(np.float32)
