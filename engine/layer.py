@@ -14,6 +14,7 @@ from . import device
 from .blob import Blob
 from .errors import BrewError, NetError, fail, nearest, require
 from .fillers import fill
+from .memory import Memory
 from .resources import check_memory
 from .random import Random
 
@@ -87,6 +88,7 @@ class Layer:
     in_place = True                      # may write its top over its bottom
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
+    carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     devices: tuple[str, ...] = ("cpu", "gpu")
     dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
 

@@ -27,6 +27,7 @@ from . import infogain_loss as infogain_loss
 from . import inner_product as inner_product
 from . import input as input
 from . import lrn as lrn
+from . import lstm as lstm
 from . import memory_data as memory_data
 from . import multinomial_logistic_loss as multinomial_logistic_loss
 from . import mvn as mvn
@@ -38,6 +39,7 @@ from . import prelu as prelu
 from . import python as python
 from . import reduction as reduction
 from . import reshape as reshape
+from . import rnn as rnn
 from . import scale as scale
 from . import sigmoid_cross_entropy_loss as sigmoid_cross_entropy_loss
 from . import silence as silence

@@ -54,7 +54,7 @@ def _state(solver: Solver, model: str) -> pb.SolverState:
                            loss_window=solver.losses, learned_net_sha256=_hash(model))
     for memory in _histories(solver):
         from_array(memory.store.read(PLAIN).reshape(memory.shape), state.history.add())
-    state.layer.extend(counters(solver))
+    state.layer.extend(layer_states(solver))
     return state
 
 
@@ -68,18 +68,29 @@ def _hash(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
 
 
-def counters(solver: Solver) -> list[pb.LayerState]:
-    """The counters of all layers that have one."""
-    return [pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter))
-            for number, net in enumerate([solver.net, *solver.test_nets], -1) for layer in net.layers if layer.counter]
+def layer_states(solver: Solver) -> list[pb.LayerState]:
+    """The counters and carried states of all layers that have some."""
+    found = []
+    for number, net in enumerate([solver.net, *solver.test_nets], -1):
+        for layer in net.layers:
+            if layer.counter or layer.carried:
+                found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
+                for memory in layer.carried:
+                    from_array(memory.store.read(PLAIN).reshape(memory.shape), found[-1].carried.add())
+    return found
 
 
-def set_counters(solver: Solver, states: Any) -> None:
+def set_layer_states(solver: Solver, states: Any) -> None:
+    """Bring layers back to what layer_states gave; layers that are no longer there are passed over."""
     nets = [solver.net, *solver.test_nets]
     for state in states:
         layer = nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(nets) else None
         if layer is not None and layer.counter:
             setattr(layer, layer.counter, state.count)
+        for memory, blob in zip(layer.carried if layer is not None else (), state.carried):
+            values = to_array(blob)
+            if values.size == memory.store.size:
+                memory.store.write(PLAIN)[...] = values.ravel()
 
 
 def restore(solver: Solver, path: str) -> None:
@@ -107,7 +118,7 @@ def restore(solver: Solver, path: str) -> None:
             net.seed = state.seed
             for layer in net.layers:
                 layer.seed = state.seed
-        set_counters(solver, state.layer)
+        set_layer_states(solver, state.layer)
     log.info("Restored iteration %d from %s", state.iter, path)
 
 

@@ -254,9 +254,9 @@ class Solver:
         for net in [self.net, *self.test_nets]:
             net.settle(entering=True)
         if p.display and self.iter % p.display == 0:
-            counters = snapshot.counters(self)           # the loss line reads a batch that is no part of the training
+            states = snapshot.layer_states(self)         # the loss line reads a batch that is no part of the training
             log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
-            snapshot.set_counters(self, counters)
+            snapshot.set_layer_states(self, states)
         if p.test_interval and self.iter % p.test_interval == 0:
             self.test_all()
         for net in [self.net, *self.test_nets]:

@@ -25,16 +25,17 @@ def one_layer_net(layer: str, *shapes: tuple[int, ...], phase: int = pb.TRAIN, s
 
 
 def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step: float = 1e-2, tolerance: float = 2e-3,
-                   most: int = 60, seed: int = 0) -> None:
+                   most: int = 60, seed: int = 0, counted: int | None = None) -> None:
     """Check every bottom (but those numbered in `skip`) and every parameter of a layer against central differences.
 
-    The objective is a random weighted sum of the tops. Differences are relative to max(|a|, |b|, 1), as in Caffe's
+    The objective is a random weighted sum of the tops, or of the first `counted` of them. Differences are relative to max(|a|, |b|, 1), as in Caffe's
     checker; of large blobs `most` random elements are tried.  Raises GradientError.
     """
     rng = np.random.default_rng(seed)
     number = net._layer_names.index(layer)
     bottoms, tops = net.bottoms[number], net.tops[number]
     counters = [(x, x.counter, getattr(x, x.counter)) for x in net.layers if x.counter]
+    carried = [(memory, memory.store.read(None).copy()) for x in net.layers for memory in x.carried]
     weights: list[np.ndarray] = []
 
     def run(blob: Any = None, place: tuple[int, ...] = (), change: float = 0.0) -> float:
@@ -44,9 +45,11 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
             blob.data[place] += change
         for x, name, value in counters:                    # the same random draws each time
             setattr(x, name, value)
+        for memory, values in carried:                     # and the same states to begin with
+            memory.store.write(None)[...] = values
         net.forward(start=layer, end=layer)
         while len(weights) < len(tops):
-            weights.append(rng.uniform(-1, 1, tops[len(weights)].shape).astype(np.float32))
+            weights.append((len(weights) < (counted or len(tops))) * rng.uniform(-1, 1, tops[len(weights)].shape).astype(np.float32))
         return float(sum((top.data.astype(np.float64) * w).sum() for top, w in zip(tops, weights)))
 
     targets = [(f"bottom[{i}]", blob) for i, blob in enumerate(bottoms) if i not in skip]

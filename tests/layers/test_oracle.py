@@ -13,6 +13,8 @@ pytestmark = pytest.mark.oracle
 FOLDER = Path(__file__).resolve().parents[3] / "shared/oracle"
 CASES = sorted(p.stem for p in (FOLDER / "layers").glob("*.npz"))
 TOLERANCE = 1e-4               # relative to the largest value
+# Caffe gives exposed initial states a gradient of zero; brew gives them theirs (tests/layers/test_recurrent.py).
+OURS_IS_MORE = {("lstm_exposed", "bottom_diff", "2"), ("lstm_exposed", "bottom_diff", "3"), ("rnn_exposed", "bottom_diff", "2")}
 
 
 def difference(ours: np.ndarray, caffes: np.ndarray) -> float:
@@ -24,11 +26,10 @@ def known(case: str) -> bool:
     return all(layer.type in brew.LAYERS for layer in read_net(FOLDER / "layers" / f"{case}.prototxt").layer)
 
 
-def test_most_cases_are_here(shared: Path) -> None:
-    """How many of the recorded cases this test covers: those whose layer types are built."""
+def test_every_case_is_here(shared: Path) -> None:
+    """Every recorded case is of a type that is built."""
     built = [case for case in CASES if known(case)]
-    print(f"{len(built)} of {len(CASES)} recorded layer cases are of types that are built")
-    assert len(built) >= 148
+    assert len(built) == len(CASES) == 155
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if known(c)])
@@ -56,7 +57,7 @@ def test_agrees_with_caffe(case: str, device: str, shared: Path) -> None:
         if kind in ("bottom_diff", "param_diff", "param_after"):
             got[kind, i] = place[kind](int(i))
     for kind, i, values in entries:
-        if (kind, i) in got:
+        if (kind, i) in got and (case, kind, i) not in OURS_IS_MORE:
             assert difference(got[kind, i], values) <= TOLERANCE, f"{kind}:{i}"
 
 
