@@ -42,7 +42,7 @@ def filter_layers(net: pb.NetParameter) -> pb.NetParameter:
 
 
 def check_connections(net: pb.NetParameter) -> list[Any]:
-    """Problems of bottoms and tops as thunks that raise them: missing producers, and names with two producers."""
+    """What is wrong between layers, each as (layer, message, field, blob): bottoms nobody makes, tops that two make."""
     problems: list[Any] = []
     made: dict[str, str | None] = {}
     for layer in net.layer:

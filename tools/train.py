@@ -31,13 +31,14 @@ def train(args: argparse.Namespace) -> int:
     param = read_solver(args.solver)
     param.train_state.level = args.level
     param.train_state.stage.extend(stages(args.stage))
+    prefix = _prefix(param, args.solver)
+    state = snapshot.newest(prefix) if args.snapshot == "auto" else args.snapshot
     if args.weights:
         param.weights[:] = [args.weights]
-    elif args.snapshot:
+    elif state:
         param.ClearField("weights")
     _choose_device(param, args)
     console = Console(stderr=True)
-    prefix = _prefix(param, args.solver)
     display = ProgressDisplay(console) if console.is_terminal else None
     if display:
         snapshot.check_writable(prefix)
@@ -45,7 +46,6 @@ def train(args: argparse.Namespace) -> int:
     else:
         log_to_stderr()
     solver = get_solver(_with_file(param, args.solver, prefix))
-    state = snapshot.newest(solver.prefix) if args.snapshot == "auto" else args.snapshot
     if state:
         log.info("Resuming from %s", state)
         solver.restore(state)
@@ -80,7 +80,7 @@ def _choose_device(param: pb.SolverParameter, args: argparse.Namespace) -> None:
 
 
 def _prefix(param: pb.SolverParameter, file: str) -> str:
-    """The snapshot prefix, its folder made if it lies in one that exists."""
+    """What the names of all files of this training begin with: snapshot_prefix, or the solver's file without its ending."""
     stem = Path(file).stem
     prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else Path(file).with_suffix("")
     return str(prefix / stem if prefix.is_dir() else prefix)
