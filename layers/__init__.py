@@ -48,3 +48,4 @@ from . import softmax as softmax
 from . import split as split
 from . import spp as spp
 from . import tile as tile
+from . import window_data as window_data
