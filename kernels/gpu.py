@@ -140,6 +140,12 @@ class Kernels:
     def max_pool_backward(self, dy: Any, winner: Any, dx: Any, planes: int, lanes: int, shape: Any) -> None:
         self.each("pooling", "max_pool_backward", dx.size, dy, winner, dx, self.ints(tuple(shape)))
 
+    def stochastic_pool_train(self, x: Any, y: Any, winner: Any, key: int, stream: int, planes: int, shape: Any) -> None:
+        self.each("pooling", "stochastic_pool_train", y.size, x, y, winner, np.uint64(key), np.uint64(stream), self.ints(tuple(shape)))
+
+    def stochastic_pool_test(self, x: Any, y: Any, planes: int, shape: Any) -> None:
+        self.each("pooling", "stochastic_pool_test", y.size, x, y, self.ints(tuple(shape)))
+
     def ave_pool_forward(self, x: Any, y: Any, planes: int, lanes: int, shape: Any) -> None:
         self.each("pooling", "ave_pool_forward", y.size, x, y, self.ints(tuple(shape)))
 

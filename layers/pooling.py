@@ -9,12 +9,13 @@ import numpy as np
 from ..engine.blob import Blob
 from ..engine.layer import Layer, between, pair, register
 from ..engine.layout import PLAIN, grid_of
+from ..engine.random import stream
 from ..proto import brew_pb2 as pb
 
 
 @register("Pooling")
 class PoolingLayer(Layer):
-    """The largest (MAX) or mean (AVE) value in a window that slides over each channel.
+    """The largest (MAX), the mean (AVE) or a random (STOCHASTIC) value in a window that slides over each channel.
 
         layer { name: "pool1" type: "Pooling" bottom: "conv1" top: "pool1"
                 pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
@@ -28,6 +29,10 @@ class PoolingLayer(Layer):
     stride, pad      pixels, default 1 and 0; pad must be < kernel_size.
     global_pooling   the window is the whole image.
 
+    STOCHASTIC (Zeiler and Fergus 2013) is for values that are not negative: in TRAIN each window gives one of its values,
+    with a probability in proportion to it, and that one gets the gradient; in TEST their mean, each weighted by itself.
+    It goes without padding. (In Caffe it runs on the GPU only.)
+
     Of equal values the first wins, and alone gets the gradient. AVE divides by the window's size including its padding,
     but not what hangs over the far edge, as Caffe does. A window without pixels (stride > kernel and rounding up) gives
     -FLT_MAX for MAX, as in Caffe, with no gradient (Caffe writes outside the blob), and 0 for AVE (Caffe gives NaN).
@@ -35,11 +40,12 @@ class PoolingLayer(Layer):
 
     tops = between(1, 2)
     in_place = False
+    counter = "forwards"                 # of random draws; stays 0 for MAX and AVE
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.pooling_param
-        self.require(p.pool != p.STOCHASTIC, "pool: STOCHASTIC is not built yet; MAX and AVE are", "pooling_param.pool")
-        self.max = p.pool == p.MAX
+        self.max, self.stochastic = p.pool == p.MAX, p.pool == p.STOCHASTIC
+        self.forwards = 0
         self.require(self.max or len(top) == 1, "only pool: MAX has a second top", "top")
         self.whole = p.global_pooling
         if self.whole:
@@ -52,6 +58,7 @@ class PoolingLayer(Layer):
         self.require(all(k > 0 for k in self.kernel), f"kernel_size must be more than 0, found {self.kernel}", "pooling_param.kernel_size")
         self.require(all(s > 0 for s in self.stride), f"stride must be more than 0, found {self.stride}", "pooling_param.stride")
         self.require(not self.whole or (self.pad, self.stride) == ((0, 0), (1, 1)), "global_pooling goes with pad 0 and stride 1", "pooling_param.global_pooling")
+        self.require(not self.stochastic or self.pad == (0, 0), f"pool: STOCHASTIC goes without padding, found pad {self.pad}", "pooling_param.pad")
         self.require(self.whole or all(a < k for a, k in zip(self.pad, self.kernel)), f"pad must be smaller than the kernel, found pad {self.pad} and kernel {self.kernel}", "pooling_param.pad")
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -68,17 +75,24 @@ class PoolingLayer(Layer):
         self.winner: Any = None                                    # row * W + column of each maximum, as large as the top
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        layout = bottom[0].value.layout
+        layout = PLAIN if self.stochastic else bottom[0].value.layout
         if self.empty_windows and layout is not PLAIN and layout.padded:
             layout = PLAIN                                         # they would write -FLT_MAX into the padding
         self.top_layout = layout if layout is PLAIN else layout.like(top[0].shape)
         outer, blocks, _, lanes, _ = grid_of(self.top_layout, top[0].shape)
         x, y = bottom[0].value.read(layout), top[0].value.write(self.top_layout)
-        if not self.max:
+        if self.stochastic and self.phase == pb.TEST:
+            self.k.stochastic_pool_test(x, y, outer * blocks, self.window)
+            return
+        if not self.max and not self.stochastic:
             self.k.ave_pool_forward(x, y, outer * blocks, lanes, self.window)
             return
         if self.winner is None or self.winner.size != y.size:
             self.winner = self.device.empty(y.size, np.int32)
+        if self.stochastic:
+            self.forwards += 1
+            self.k.stochastic_pool_train(x, y, self.winner, self.seed, stream(self.name, self.forwards), outer * blocks, self.window)
+            return
         self.k.max_pool_forward(x, y, self.winner, outer * blocks, lanes, self.window)
         if len(top) > 1:
             mask = self.winner.astype(np.float32)
@@ -90,7 +104,8 @@ class PoolingLayer(Layer):
         outer, blocks, _, lanes, _ = grid_of(self.top_layout, top[0].shape)
         layout = PLAIN if self.top_layout is PLAIN else self.top_layout.like(bottom[0].shape)
         dy, dx = top[0].gradient.read(self.top_layout), bottom[0].gradient.write(layout)
-        if self.max:
+        self.require(not self.stochastic or self.phase == pb.TRAIN, "pool: STOCHASTIC has a gradient in TRAIN only", "pooling_param.pool")
+        if self.max or self.stochastic:
             self.k.max_pool_backward(dy, self.winner, dx, outer * blocks, lanes, self.window)
         else:
             self.k.ave_pool_backward(dy, dx, outer * blocks, lanes, self.window)

@@ -1,6 +1,8 @@
 // Max and mean pooling on the CPU, on any layout: a plane is one (image, block of lanes).
 #include "../include/pooling.h"
 
+#include "../include/philox.h"
+
 #include <cfloat>
 #include <type_traits>
 
@@ -124,6 +126,15 @@ void ave_backward(const float* dy, float* dx, long planes, long lanes, const Poo
   }
 }
 
+// f(plane of the image, window, output) for every output of plain planes.
+template <class F>
+void each_window(const float* x, long planes, const PoolShape& s, F f) {
+  const long in = (long)s.height * s.width, out = (long)s.out_height * s.out_width;
+#pragma omp parallel for if (planes * in > kGrain)
+  for (long p = 0; p < planes; ++p)
+    for (long o = 0; o < out; ++o) f(x + p * in, window_of(s, (int)(o / s.out_width), (int)(o % s.out_width)), p * out + o);
+}
+
 void bind_pooling(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   using Shape = std::vector<int>;
@@ -137,6 +148,19 @@ void bind_pooling(py::module_& m) {
     const float* a = dy.data(); float* b = dx.mutable_data(); const int* w = winner.data(); Release _;
     max_backward(a, w, b, planes, lanes, s);
   }, nc("dy"), nc("winner"), nc("dx"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
+  m.def("stochastic_pool_train", [](const Array& x, Array& y, Ints& winner, std::uint64_t key, std::uint64_t stream, long planes, const Shape& shape) {
+    const PoolShape s = pool_shape(shape);
+    const float* a = x.data(); float* b = y.mutable_data(); int* w = winner.mutable_data(); Release _;
+    each_window(a, planes, s, [=](const float* plane, const Window& v, long o) {
+      w[o] = stochastic_pick(plane, s, v, unit(word(o, stream, key)));
+      b[o] = w[o] < 0 ? 0.0f : plane[w[o]];
+    });
+  }, nc("x"), nc("y"), nc("winner"), py::arg("key"), py::arg("stream"), py::arg("planes"), py::arg("shape"));
+  m.def("stochastic_pool_test", [](const Array& x, Array& y, long planes, const Shape& shape) {
+    const PoolShape s = pool_shape(shape);
+    const float* a = x.data(); float* b = y.mutable_data(); Release _;
+    each_window(a, planes, s, [=](const float* plane, const Window& v, long o) { b[o] = stochastic_mean(plane, s, v); });
+  }, nc("x"), nc("y"), py::arg("planes"), py::arg("shape"));
   m.def("ave_pool_forward", [](const Array& x, Array& y, long planes, long lanes, const Shape& shape) {
     const PoolShape s = pool_shape(shape);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;

@@ -1,4 +1,5 @@
 // Max and mean pooling of plain planes: forward one thread per window, backward one per pixel, so that nothing races.
+#include "philox.h"
 #include "pooling.h"
 #include "reduce.h"
 
@@ -82,5 +83,23 @@ extern "C" __global__ void ave_pool_backward(const float* dy, float* dx, const P
         if (w.size > 0) sum += plane[h * s.out_width + c] / w.size;
       }
     dx[i] = sum;
+  }
+}
+
+extern "C" __global__ void stochastic_pool_train(const float* x, float* y, int* winner, unsigned long long key, unsigned long long stream, const PoolShape* shape, long n) {
+  const PoolShape s = *shape;
+  BREW_EACH(i, n) {
+    const Spot o = spot(i, s.out_height, s.out_width);
+    const float* plane = x + o.plane * s.height * s.width;
+    winner[i] = stochastic_pick(plane, s, window_of(s, o.row, o.col), unit(word(i, stream, key)));
+    y[i] = winner[i] < 0 ? 0.0f : plane[winner[i]];
+  }
+}
+
+extern "C" __global__ void stochastic_pool_test(const float* x, float* y, const PoolShape* shape, long n) {
+  const PoolShape s = *shape;
+  BREW_EACH(i, n) {
+    const Spot o = spot(i, s.out_height, s.out_width);
+    y[i] = stochastic_mean(x + o.plane * s.height * s.width, s, window_of(s, o.row, o.col));
   }
 }

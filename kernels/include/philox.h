@@ -20,5 +20,11 @@ BREW_BOTH Words philox(unsigned long long block, unsigned long long stream, unsi
   return c;
 }
 
+// Number i of a stream.
+BREW_BOTH unsigned word(unsigned long long i, unsigned long long stream, unsigned long long key) {
+  const Words w = philox(i / 4, stream, key);
+  return i % 4 == 0 ? w.x : i % 4 == 1 ? w.y : i % 4 == 2 ? w.z : w.w;
+}
+
 // In (0, 1]: 24 random bits, never 0, so that its logarithm is finite.
 BREW_BOTH float unit(unsigned word) { return ((word >> 8) + 1) * (1.0f / 16777216.0f); }

@@ -4,6 +4,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from brew.engine.random import stream
+from brew.kernels import cpu
 from brew.layers.pooling import pooled
 from brew.tools.gradient_check import one_layer_net
 
@@ -56,3 +58,28 @@ def test_of_equal_values_the_first_wins(device: str) -> None:
 @pytest.mark.parametrize("size, expected", [(32, 16), (16, 8), (8, 4)])
 def test_cifar10_quick_rounds_up_as_caffe_does(size: int, expected: int) -> None:
     assert pooled(size, 3, 2, 0) == expected
+
+
+def test_stochastic_pooling_draws_in_proportion_and_is_the_same_on_all_devices(device: str) -> None:
+    x = np.tile(np.array([[1, 0], [3, 4]], np.float32), (200, 200))[None, None]
+    net = one_layer_net('type: "Pooling" top: "y" pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }', x.shape)
+    y = net.forward(b0=x)["y"].copy()
+    shares = [(y == v).mean() for v in (1, 0, 3, 4)]
+    np.testing.assert_allclose(shares, [1 / 8, 0, 3 / 8, 4 / 8], atol=0.01)
+    word = np.empty(y.size, np.uint32)
+    cpu.random_words(word, 1701, stream("l", 1))
+    goal = ((word >> 8) + np.float32(1)) / np.float32(2**24) * 8        # the running sums of a window are 1, 1, 4, 8
+    np.testing.assert_array_equal(y.ravel(), np.where(goal <= 1, 1, np.where(goal <= 4, 3, 4)))
+    gradient = net.backward(y=np.ones_like(y))["b0"]
+    assert gradient.sum() == y.size and (gradient * x).sum() == y.sum()
+    assert (net.forward(b0=x)["y"] != y).any()
+
+
+def test_stochastic_pooling_tests_with_the_weighted_mean(device: str) -> None:
+    x = np.abs(np.random.default_rng(0).standard_normal((2, 3, 6, 6))).astype(np.float32)
+    x[0, 0, :2, :2] = 0
+    net = one_layer_net('type: "Pooling" top: "y" pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }', x.shape, phase=1)
+    windows = x.reshape(2, 3, 3, 2, 3, 2)
+    sums = windows.sum((3, 5))
+    expected = np.divide((windows**2).sum((3, 5)), sums, out=np.zeros_like(sums), where=sums > 0)
+    np.testing.assert_allclose(net.forward(b0=x)["y"], expected, rtol=1e-5)
