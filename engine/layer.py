@@ -101,6 +101,7 @@ class Layer:
         self.loss_weights: list[float] = []
         self.param_specs: list[pb.ParamSpec] = []
         self.param_propagate_down: list[bool] = []
+        self.before = Memory()               # see remember()
         require(self.device.name in self.devices, param, f"this layer cannot run on the {self.device.name.upper()}", "type")
 
     # ------------------------------------------------------------------------------------------ what a layer fills in
@@ -135,6 +136,12 @@ class Layer:
             blob.value.store.write(None)[...] = values.ravel()
         self.blobs = [*self.blobs, blob]
         return blob
+
+    def remember(self, x: Any, layout: Any, shape: tuple[int, ...]) -> None:
+        """Keep a copy of a bottom that is about to be written over in place, as `self.before`, for backward."""
+        if self.before.shape != shape:
+            self.before = Memory(shape)
+        self.before.write(layout)[...] = x
 
     def axis(self, index: int, axes: int, field: str = "") -> int:
         """`index` counted from the front, for a blob of so many axes. Raises NetError if there is no such axis."""

@@ -46,15 +46,12 @@ class FunctionLayer(NeuronLayer):
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.args = self.constants()
-        self.before = Memory()
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         layout = self.layout(bottom[0].value)
         x = bottom[0].value.read(layout)
         if bottom[0] is top[0]:
-            if self.before.shape != bottom[0].shape:
-                self.before = Memory(bottom[0].shape)
-            self.before.write(layout)[...] = x
+            self.remember(x, layout, bottom[0].shape)
         getattr(self.k, f"{self.function}_forward")(x, top[0].value.write(layout), *self.args)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:

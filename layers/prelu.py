@@ -27,7 +27,6 @@ class PReLULayer(Layer):
         self.require(len(bottom[0].shape) >= 2, f"needs a channel axis; the bottom's shape is {bottom[0].shape}", "bottom")
         self.shared, self.channels = p.channel_shared, bottom[0].shape[1]
         self.add_blob(() if self.shared else (self.channels,), p.filler if p.HasField("filler") else pb.FillerParameter(value=0.25))
-        self.before = Memory()
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
@@ -44,9 +43,7 @@ class PReLULayer(Layer):
         layout, grid = self.see(bottom[0].value, bottom[0])
         x = bottom[0].value.read(layout)
         if bottom[0] is top[0]:
-            if self.before.shape != bottom[0].shape:
-                self.before = Memory(bottom[0].shape)
-            self.before.write(layout)[...] = x
+            self.remember(x, layout, bottom[0].shape)
         self.k.prelu_forward(x, self.blobs[0].value.read(), top[0].value.write(layout), grid)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:

@@ -68,18 +68,16 @@ class ScaleLayer(BroadcastLayer):
         if p.bias_term:
             self.add_blob(self.operand(bottom).shape, p.bias_filler)
         self.bias = self.blobs[-1] if p.bias_term else None
-        self.before: Memory | None = None
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         layout, grid = self.see(bottom[0].value, bottom[0].shape)
         x = bottom[0].value.read(layout)
         if bottom[0] is top[0]:
-            self.before = self.before if self.before and self.before.shape == bottom[0].shape else Memory(bottom[0].shape)
-            self.before.write(layout)[...] = x                       # the gradient of the scale needs it
+            self.remember(x, layout, bottom[0].shape)                # the gradient of the scale needs it
         self.k.scale_forward(x, self.operand(bottom).value.read(), self.bias.value.read() if self.blobs and self.bias else None, top[0].value.write(layout), grid)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        source = self.before if self.before is not None else bottom[0].value
+        source = self.before if bottom[0] is top[0] else bottom[0].value
         layout, grid = self.see(source, bottom[0].shape)
         dy, scale = top[0].gradient.read(layout), self.operand(bottom)
         learned = len(bottom) == 1
