@@ -104,7 +104,7 @@ class LSTMUnitLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         c, gates, cont = (b.value.read() for b in bottom)
-        self.before = c[0]
+        self.cell = c[0]
         self.a, new, self.tanh_new = unit_forward(self.device.xp, gates[0], c[0], cont.reshape(-1, 1))
         n = c.shape[2]
         top[0].value.write()[0] = new
@@ -112,7 +112,7 @@ class LSTMUnitLayer(Layer):
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.require(not propagate_down[2], "cont has no gradient", "propagate_down")
-        d, dc = unit_backward(self.device.xp, self.a, self.before, self.tanh_new, top[1].gradient.read()[0], top[0].gradient.read()[0])
+        d, dc = unit_backward(self.device.xp, self.a, self.cell, self.tanh_new, top[1].gradient.read()[0], top[0].gradient.read()[0])
         for blob, down, gradient in zip(bottom, propagate_down, (dc, d)):
             if down:
                 blob.gradient.write()[0] = gradient

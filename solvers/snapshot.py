@@ -158,7 +158,8 @@ def _write_hdf5(aside: Path, state: pb.SolverState) -> None:
     rest.CopyFrom(state)
     rest.ClearField("history")
     with h5py.File(aside, "w") as file:
-        file["iter"], file["current_step"], file["learned_net"] = state.iter, state.current_step, state.learned_net
+        file["iter"], file["current_step"] = state.iter, state.current_step
+        file["learned_net"] = np.bytes_(state.learned_net.encode())     # of fixed length: Caffe reads no other strings
         history = file.create_group("history")
         for i, blob in enumerate(state.history):
             history[str(i)] = to_array(blob)
