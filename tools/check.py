@@ -13,6 +13,7 @@ from ..proto import brew_pb2 as pb
 from ..proto import find_file, upgrade_net, upgrade_solver
 from ..proto.text import parse_file
 from ..solvers import SOLVERS, lr_policy
+from .mistakes import mistakes
 
 
 def check(args: argparse.Namespace) -> int:
@@ -92,6 +93,7 @@ def _check_phase(net: pb.NetParameter, phase: Any) -> tuple[list[str], list[str]
         param = filter_layers(param)
     except BrewError as e:
         return [str(e)], []
+    notes += mistakes(param, phase)
     broken = check_connections(param)
     for layer, message, field, _ in broken:
         collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))
@@ -104,9 +106,20 @@ def _check_phase(net: pb.NetParameter, phase: Any) -> tuple[list[str], list[str]
             if not collect(lambda layer=layer: layer_class(layer)) or any(b in unknown for b in layer.bottom):
                 unknown.update(layer.top)
                 continue
-            if not collect(lambda layer=layer: _set_up(layer, blobs)):
+            if not collect(lambda layer=layer: _set_up(layer, blobs)) and not _assume(layer, blobs):
                 unknown.update(layer.top)
     return problems, notes
+
+
+def _assume(param: pb.LayerParameter, blobs: dict[str, Blob]) -> bool:
+    """Give the tops of a layer whose data are not here the shapes that it crops to, if it does; whether it could."""
+    crop = param.transform_param.crop_size
+    batch = next((getattr(param, name).batch_size for name in ("data_param", "image_data_param", "window_data_param") if param.HasField(name)), 0)
+    if param.bottom or not crop or not batch:
+        return False
+    shapes = [(batch, 1 if param.transform_param.force_gray else 3, crop, crop), (batch,)]
+    blobs.update((name, Blob(shape)) for name, shape in zip(param.top, shapes))
+    return True
 
 
 def _set_up(param: pb.LayerParameter, blobs: dict[str, Blob]) -> None:

@@ -128,6 +128,32 @@ def test_check_passes_what_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.endswith("deploy.prototxt: no problem found\n")
 
 
+MISTAKES = """
+layer { name: "data" type: "Data" top: "data" top: "label" transform_param { crop_size: 8 } data_param { source: "not/here" batch_size: 2 } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "bn" type: "BatchNorm" bottom: "conv" top: "conv" batch_norm_param { use_global_stats: true } }
+layer { name: "relu" type: "ReLU" bottom: "conv" top: "conv" }
+layer { name: "side" type: "InnerProduct" bottom: "conv" top: "side" inner_product_param { num_output: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "conv" top: "ip" inner_product_param { num_output: 2 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+"""
+
+
+def test_check_warns_of_what_is_rarely_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.prototxt").write_text(MISTAKES)
+    assert main(["check", "-model", "net.prototxt"]) == 0
+    out = capsys.readouterr().out
+    for text in ('net.prototxt:4:1: warning: layer "bn" (type "BatchNorm") is not followed by a Scale layer', 'net.prototxt:4:84: warning: layer "bn" (type "BatchNorm") uses its stored statistics in TRAIN',
+                 'net.prototxt:6:1: warning: layer "side" (type "InnerProduct") learns nothing: no loss depends on it', 'makes blob "side", which nothing reads', "note: not/here: there is no LMDB here", "no problem found"):
+        assert text in out
+
+
+def test_check_needs_no_data_to_find_shapes_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.prototxt").write_text(MISTAKES.replace("kernel_size: 3", "kernel_size: 9"))
+    assert main(["check", "-model", "net.prototxt"]) == 1
+    assert "the kernel (9, 9) does not fit into the bottom's (8, 8)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("args, code, message", [
     (["train"], 2, "the following arguments are required"), (["tran"], 2, "did you mean train?"), (["train", "-solvr", "x"], 2, "brew train -help shows what there is"),
     (["train", "-solver", "nothing.prototxt"], 1, "brew: nothing.prototxt: cannot read this SolverParameter file: No such file or directory"),
