@@ -63,7 +63,7 @@ def test_ten_kills_change_no_bit(extra: str, end: str, tmp_path: Path) -> None:
     for kill in range(10):
         process = subprocess.Popen(command("-snapshot", "auto"), cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for_a_part(killed, process)                    # odd ones die in the middle of writing a snapshot
-        time.sleep(0 if kill % 2 else rng.uniform(0, 0.15))
+        time.sleep(0 if kill % 2 else rng.uniform(0, 0.05))
         assert process.poll() is None, "the training ended before ten kills"
         process.kill()
         process.wait()
