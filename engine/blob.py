@@ -100,10 +100,13 @@ class Blob:
         if proto.diff or proto.double_diff:
             self.gradient.store.write(PLAIN)[...] = to_array(proto, diff=True).ravel()
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether `shape` is this blob's, or its four-axes form."""
+        return tuple(shape) in (self.shape, (1,) * (4 - len(self.shape)) + self.shape)
+
     def load_array(self, array: np.ndarray, shape: tuple[int, ...], what: str) -> None:
         """Take the values of `array`, whose `shape` must be this blob's (or its four-axes form)."""
-        legacy = len(shape) == 4 and len(self.shape) <= 4 and (1,) * (4 - len(self.shape)) + self.shape == tuple(shape)
-        if tuple(shape) != self.shape and not legacy:
+        if not self.fits(shape):
             raise WeightsError(f"{what} has the shape {shape} in the file and {self.shape} in the net")
         self.value.store.write(PLAIN)[...] = array.ravel()
 

@@ -138,7 +138,7 @@ class Layer:
         return blob
 
     def remember(self, x: Any, layout: Any, shape: tuple[int, ...]) -> None:
-        """Keep a copy of a bottom that is about to be written over in place, as `self.before`, for backward."""
+        """Keep a copy of an array of that shape that will be written over in place, as `self.before`, for backward."""
         if self.before.shape != shape:
             self.before = Memory(shape)
         self.before.write(layout)[...] = x

@@ -51,7 +51,6 @@ class Net:
 
     def _build(self, param: pb.NetParameter) -> None:
         device.activate(self.device)
-        self._shown = param
         self.layers: list[Layer] = []
         self._layer_names: list[str] = []
         self._blobs: list[Blob] = []
@@ -206,6 +205,11 @@ class Net:
                 hook(i)
             if debug:
                 self._log_backward(i)
+
+    def output_values(self) -> dict[str, np.ndarray]:
+        """The present values of each output, flat, in double precision."""
+        blobs = self.blobs
+        return {name: blobs[name].value.read().reshape(-1).astype("float64") for name in self.outputs}
 
     def settle(self, entering: bool) -> None:
         """Around every call of the user: what he holds of blobs is read before, and shows the results after."""

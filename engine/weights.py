@@ -38,8 +38,7 @@ def load(net: Net, path: str) -> None:
                 raise WeightsError(f'layer "{name}" has a blob {k} in the file and {len(layer.blobs)} blobs in the net', Position(path))
             plan.append((layer.blobs[k], array, shape, f'blob {k} of layer "{name}"'))
     for blob, array, shape, what in plan:                        # check all before touching any
-        legacy = len(shape) == 4 and len(blob.shape) <= 4 and (1,) * (4 - len(blob.shape)) + blob.shape == tuple(shape)
-        if tuple(shape) != blob.shape and not legacy:
+        if not blob.fits(shape):
             raise WeightsError(f"{what} has the shape {shape} in the file and {blob.shape} in the net"
                                "\n  to train it anew, give the layer of the net another name", Position(path))
     if not used:

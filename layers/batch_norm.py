@@ -39,14 +39,13 @@ class BatchNormLayer(Layer):
             self.param.param.add()
         for spec in self.param.param:
             spec.lr_mult = spec.decay_mult = 0
-        self.mean, self.inverse, self.result = Memory((self.channels,)), Memory((self.channels,)), Memory(())
+        self.mean, self.inverse = Memory((self.channels,)), Memory((self.channels,))
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         self.require((shape[1] if len(shape) > 1 else 1) == self.channels, f"the statistics are for {self.channels} channels; the shape is now {shape}", "bottom")
         top[0].reshape(*shape)
         self.in_place_now = bottom[0] is top[0]
-        self.result = Memory(shape)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, shape = self.device.xp, bottom[0].shape
@@ -70,7 +69,7 @@ class BatchNormLayer(Layer):
         y = top[0].value.write(self.layout)
         self.k.normalize_forward(x, mean, inverse, y, self.grid)
         if self.in_place_now and not self.global_stats:
-            self.result.write(self.layout)[...] = y                 # what follows in place will write over it
+            self.remember(y, self.layout, shape)                    # what follows in place will write over it
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
@@ -80,5 +79,5 @@ class BatchNormLayer(Layer):
         if self.global_stats:
             self.k.scale_forward(dy, inverse, None, dx, self.grid)
             return
-        y = (self.result if self.in_place_now else top[0].value).read(self.layout)
+        y = (self.before if self.in_place_now else top[0].value).read(self.layout)
         self.k.normalize_backward(y, dy, inverse, dx, self.grid)

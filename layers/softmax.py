@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
+from ..engine.errors import DataError, fail
 from ..engine.layer import Layer, LossLayer, between, channels_view, register
 from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
@@ -71,7 +71,8 @@ class SoftmaxWithLossLayer(LossLayer):
         self.k.softmax_forward(x, probabilities, *self.view)
         labels = bottom[1].value.read()
         total, counted, bad = self.k.cross_entropy_forward(probabilities, labels, *self.view, p.HasField("ignore_label"), p.ignore_label)
-        self.require(bad < 0, f"the label at position {bad} of the batch is {float(labels.reshape(-1)[max(bad, 0)]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
+        if bad >= 0:                     # the text reads a label, which on a GPU would wait for it every time
+            fail(self.param, f"the label at position {bad} of the batch is {float(labels.reshape(-1)[bad]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
         self.divisor = normalizer(p, self.view, counted)
         top[0].value.write()[...] = total / self.divisor
 

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("brew")
 
 
+def prefix_of(param: pb.SolverParameter, file: str) -> str:
+    """What snapshots' names begin with: snapshot_prefix, or the solver's file without its ending; in a folder, its name."""
+    stem = Path(file).with_suffix("") if file else Path("brew")
+    prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else stem
+    return str(prefix / stem.name) if param.snapshot_prefix and prefix.is_dir() else param.snapshot_prefix or str(stem)
+
+
 def check_writable(prefix: str) -> None:
     """Raise SnapshotError unless files with this prefix can be written."""
     probe = Path(f"{prefix}.probe")
@@ -71,7 +78,7 @@ def _hash(path: str) -> str:
 def layer_states(solver: Solver) -> list[pb.LayerState]:
     """The counters and carried states of all layers that have some."""
     found = []
-    for number, net in enumerate([solver.net, *solver.test_nets], -1):
+    for number, net in enumerate(solver.nets, -1):
         for layer in net.layers:
             if layer.counter or layer.carried:
                 found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
@@ -82,9 +89,8 @@ def layer_states(solver: Solver) -> list[pb.LayerState]:
 
 def set_layer_states(solver: Solver, states: Any) -> None:
     """Bring layers back to what layer_states gave; layers that are no longer there are passed over."""
-    nets = [solver.net, *solver.test_nets]
     for state in states:
-        layer = nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(nets) else None
+        layer = solver.nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(solver.nets) else None
         if layer is not None and layer.counter:
             setattr(layer, layer.counter, state.count)
         for memory, blob in zip(layer.carried if layer is not None else (), state.carried):
@@ -114,7 +120,7 @@ def restore(solver: Solver, path: str) -> None:
     solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)
     if state.HasField("seed"):
         solver.seed = state.seed
-        for net in [solver.net, *solver.test_nets]:
+        for net in solver.nets:
             net.seed = state.seed
             for layer in net.layers:
                 layer.seed = state.seed

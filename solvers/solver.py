@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import sqrt
 from pathlib import Path
 from time import perf_counter
@@ -32,13 +33,18 @@ def register(name: str) -> Callable[[S], S]:
     return enter
 
 
-def get_solver(source: str | Path | pb.SolverParameter) -> Solver:
-    """The solver that a prototxt (or message) asks for by its `type`. Raises SolverError."""
+def get_solver(source: str | Path | pb.SolverParameter, file: str = "") -> Solver:
+    """The solver that a prototxt asks for by its `type`; of a message, `file` says where it was read. Raises SolverError."""
     param = source if isinstance(source, pb.SolverParameter) else read_solver(source)
     if param.type not in SOLVERS:
         raise SolverError(f'no solver is called "{param.type}"{nearest(param.type, SOLVERS)}\n  there are {", ".join(sorted(SOLVERS))}',
-                          None if param is source else Position(str(source)))
-    return SOLVERS[param.type](source)
+                          Position(file or str(source)) if file or param is not source else None)
+    return SOLVERS[param.type](source, file)
+
+
+def loss_part(weight: float, value: float) -> str:
+    """What a log line says after an output that is part of the loss."""
+    return f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
 
 
 class Solver:
@@ -50,8 +56,8 @@ class Solver:
     histories = 0
     takes_momentum = True
 
-    def __init__(self, source: str | Path | pb.SolverParameter):
-        self.file = "" if isinstance(source, pb.SolverParameter) else str(source)
+    def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
+        self.file = file if isinstance(source, pb.SolverParameter) else str(source)
         self.param = pb.SolverParameter()
         self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
         p = self.param
@@ -94,15 +100,9 @@ class Solver:
             self._fail(f'regularization_type is L1 or L2, found "{p.regularization_type}"')
         if p.momentum and not self.takes_momentum:
             self._fail(f'momentum must be 0 for type "{p.type}", found {p.momentum:g}')
-        self.prefix = self._prefix()
+        self.prefix = snapshot.prefix_of(p, self.file)
         if p.snapshot:
             snapshot.check_writable(self.prefix)
-
-    def _prefix(self) -> str:
-        p, stem = self.param, str(Path(self.file).with_suffix("")) if self.file else "brew"
-        if not p.snapshot_prefix:
-            return stem
-        return str(Path(p.snapshot_prefix) / Path(stem).name) if Path(p.snapshot_prefix).is_dir() else p.snapshot_prefix
 
     def _train_net(self) -> pb.NetParameter:
         p = self.param
@@ -146,12 +146,23 @@ class Solver:
 
     def step(self, n: int) -> None:
         """n iterations: forward, backward, update; tests, log lines and snapshots when they are due."""
-        for net in [self.net, *self.test_nets]:
+        with self._settled():
+            self._step(n)
+
+    @property
+    def nets(self) -> list[Net]:
+        """The train net and the test nets."""
+        return [self.net, *self.test_nets]
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Read what the user holds of blobs before, and bring it up to date after."""
+        for net in self.nets:
             net.settle(entering=True)
         try:
-            self._step(n)
+            yield
         finally:
-            for net in [self.net, *self.test_nets]:
+            for net in self.nets:
                 net.settle(entering=False)
 
     def _step(self, n: int) -> None:
@@ -251,16 +262,13 @@ class Solver:
         if self.stopped:
             log.info("Optimization stopped early.")
             return
-        for net in [self.net, *self.test_nets]:
-            net.settle(entering=True)
-        if p.display and self.iter % p.display == 0:
-            states = snapshot.layer_states(self)         # the loss line reads a batch that is no part of the training
-            log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
-            snapshot.set_layer_states(self, states)
-        if p.test_interval and self.iter % p.test_interval == 0:
-            self.test_all()
-        for net in [self.net, *self.test_nets]:
-            net.settle(entering=False)
+        with self._settled():
+            if p.display and self.iter % p.display == 0:
+                states = snapshot.layer_states(self)     # the loss line reads a batch that is no part of the training
+                log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
+                snapshot.set_layer_states(self, states)
+            if p.test_interval and self.iter % p.test_interval == 0:
+                self.test_all()
         log.info("Optimization Done.")
 
     def _obey(self) -> None:
@@ -290,9 +298,8 @@ class Solver:
                 log.info("Test interrupted.")
                 return {}
             total += net.run_forward()
-            for name in net.outputs:
-                values = net.blobs[name].value.read().reshape(-1).astype("float64")
-                sums[name] = sums[name] + values if name in sums else values
+            for name, values in net.output_values().items():
+                sums[name] = sums.get(name, 0.0) + values
         means = {name: [float(v) / p.test_iter[number] for v in values] for name, values in sums.items()}
         if p.test_compute_loss:
             log.info("Test loss: %g", total / p.test_iter[number])
@@ -302,10 +309,9 @@ class Solver:
 
     def _log_outputs(self, net: Net, what: str, means: dict[str, list[float]] | None = None) -> None:
         weights, k = net.blob_loss_weights, 0
-        for name in net.outputs:
-            for value in means[name] if means is not None else [float(v) for v in net.blobs[name].value.read().reshape(-1)]:
-                weight = weights[name]
-                log.info("    %s net output #%d: %s = %g%s", what, k, name, value, f" (* {weight:g} = {weight * value:g} loss)" if weight else "")
+        for name, values in (net.output_values() if means is None else means).items():
+            for value in values:
+                log.info("    %s net output #%d: %s = %g%s", what, k, name, value, loss_part(weights[name], value))
                 k += 1
 
     def _tell(self, event: str, *args: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..engine.errors import NetError
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
+from ..solvers.solver import loss_part
 from .cli import choose_device, stages
 from .log import log_to_stderr
 
@@ -26,17 +27,12 @@ def score(args: argparse.Namespace) -> int:
     sums: dict[str, Any] = {}
     for batch in range(args.iterations):
         total += net.run_forward()
-        for name in net.outputs:
-            values = net.blobs[name].value.read().reshape(-1).astype("float64")
+        for name, values in net.output_values().items():
             sums[name] = sums.get(name, 0.0) + values
             for value in values:
                 log.info("Batch %d, %s = %g", batch, name, float(value))
     log.info("Loss: %g", total / args.iterations)
     for name, values in sums.items():
-        for value in _means(values, args.iterations):
-            log.info("%s = %g%s", name, value, f" (* {weights[name]:g} = {weights[name] * value:g} loss)" if weights[name] else "")
+        for value in values / args.iterations:
+            log.info("%s = %g%s", name, float(value), loss_part(weights[name], float(value)))
     return 0
-
-
-def _means(values: Any, n: int) -> list[float]:
-    return [float(v) / n for v in values]

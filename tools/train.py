@@ -31,7 +31,7 @@ def train(args: argparse.Namespace) -> int:
     param = read_solver(args.solver)
     param.train_state.level = args.level
     param.train_state.stage.extend(stages(args.stage))
-    prefix = _prefix(param, args.solver)
+    prefix = snapshot.prefix_of(param, args.solver)
     state = snapshot.newest(prefix) if args.snapshot == "auto" else args.snapshot
     if args.weights:
         param.weights[:] = [args.weights]
@@ -45,7 +45,7 @@ def train(args: argparse.Namespace) -> int:
         log_to_file(f"{prefix}.log", display)
     else:
         log_to_stderr()
-    solver = get_solver(_with_file(param, args.solver, prefix))
+    solver = get_solver(param, args.solver)
     if state:
         log.info("Resuming from %s", state)
         solver.restore(state)
@@ -77,25 +77,6 @@ def _choose_device(param: pb.SolverParameter, args: argparse.Namespace) -> None:
         except DeviceError as e:
             if param.HasField("solver_mode"):
                 raise DeviceError(f"the solver says solver_mode: GPU: {e}", Position(args.solver)) from None
-
-
-def _prefix(param: pb.SolverParameter, file: str) -> str:
-    """What the names of all files of this training begin with: snapshot_prefix, or the solver's file without its ending."""
-    stem = Path(file).stem
-    prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else Path(file).with_suffix("")
-    return str(prefix / stem if prefix.is_dir() else prefix)
-
-
-def _with_file(param: pb.SolverParameter, file: str, prefix: str) -> pb.SolverParameter:
-    """The solver with its paths as seen from the solver's file, since it goes on as a message."""
-    from ..proto import find_file
-    param.snapshot_prefix = prefix
-    for name in ("net", "train_net"):
-        if param.HasField(name):
-            setattr(param, name, find_file(getattr(param, name), file))
-    param.test_net[:] = [find_file(name, file) for name in param.test_net]
-    param.weights[:] = [",".join(find_file(n.strip(), file) for n in names.split(",")) for names in param.weights]
-    return param
 
 
 def _signals(args: argparse.Namespace) -> Any:
