@@ -86,9 +86,11 @@ class Layer:
     as_many_tops = False                 # one top for every bottom
     is_loss = False                      # its first top has a loss weight of 1 unless the net says otherwise
     in_place = True                      # may write its top over its bottom
+    reads_values = True                  # False: its tops depend on the bottoms' shapes only, and gradients end here
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
+    optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
     dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
 
@@ -113,7 +115,7 @@ class Layer:
 
     def may_force_backward(self, bottom: int) -> bool:
         """Whether force_backward asks for the gradient of this bottom: not for labels and the like."""
-        return not (self.is_loss and bottom == 1)
+        return True
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
@@ -192,17 +194,6 @@ def dry_run() -> Iterator[None]:
         yield
     finally:
         Layer.dry = False
-
-
-class LossLayer(Layer):
-    """A layer that compares bottom 0 with bottom 1 and makes a scalar loss."""
-
-    bottoms, tops = exactly(2), exactly(1)
-    is_loss, in_place = True, False
-
-    def check_batch(self, bottom: list[Blob]) -> None:
-        a, b = bottom[0].shape, bottom[1].shape
-        self.require(bool(a) and bool(b) and a[0] == b[0], f"both bottoms need the same number of items: the shapes are {a} and {b}")
 
 
 def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, int]:

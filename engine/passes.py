@@ -122,7 +122,7 @@ def plan_backward(layers: list[Any], bottoms: list[list[int]], tops: list[list[i
     for layer, ins, outs in zip(layers, bottoms, tops):
         wanted = list(layer.param.propagate_down)
         require(len(wanted) in (0, len(ins)), layer.param, f"propagate_down is given for each of the {len(ins)} bottoms or not at all, found {len(wanted)}", "propagate_down")
-        flags = wanted or [needs[b] for b in ins]
+        flags = wanted or [needs[b] and layer.reads_values for b in ins]
         layer.param_propagate_down = [spec.lr_mult != 0 for spec in layer.param_specs]
         need = any(flags) or any(layer.param_propagate_down)
         down.append(flags)

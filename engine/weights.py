@@ -30,7 +30,7 @@ def load(net: Net, path: str) -> None:
         if not blobs and not layer.blobs:
             continue
         used += 1
-        if not path.endswith(".h5") and len(blobs) != len(layer.blobs):
+        if not path.endswith(".h5") and not 0 <= len(layer.blobs) - len(blobs) <= layer.optional_blobs:
             raise WeightsError(f'layer "{name}" has {len(blobs)} blobs in the file and {len(layer.blobs)} in the net'
                                "\n  to train it anew, give the layer of the net another name", Position(path))
         for k, (array, shape) in blobs.items():

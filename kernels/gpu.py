@@ -197,15 +197,49 @@ class Kernels:
     def softmax_backward(self, y: Any, dy: Any, dx: Any, outer: int, classes: int, inner: int) -> None:
         self.each("softmax", "softmax_backward", outer * inner, y, dy, dx, classes, inner)
 
-    def cross_entropy_forward(self, p: Any, label: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int) -> tuple[float, int, int]:
+    def cross_entropy_forward(self, p: Any, label: Any, each: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, smoothing: float) -> tuple[int, int]:
         n = outer * inner
-        loss, state = self.xp.empty(n, np.float32), self.xp.empty(n, np.int32)
-        self.each("softmax", "cross_entropy_forward", n, p, label, loss, state, classes, inner, has_ignore, ignore)
+        state = self.xp.empty(n, np.int32)
+        self.each("softmax", "cross_entropy_forward", n, p, label, each, state, classes, inner, has_ignore, ignore, float(smoothing))
         bad = state < 0
-        return float(loss.sum(dtype=np.float64)), int((state > 0).sum()), int(bad.argmax()) if bool(bad.any()) else -1
+        return int((state > 0).sum()), int(bad.argmax()) if bool(bad.any()) else -1
 
-    def cross_entropy_backward(self, p: Any, label: Any, dx: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, weight: float) -> None:
-        self.each("softmax", "cross_entropy_backward", outer * inner, p, label, dx, classes, inner, has_ignore, ignore, float(weight))
+    def cross_entropy_backward(self, p: Any, label: Any, weights: Any, dx: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, smoothing: float, weight: float) -> None:
+        self.each("softmax", "cross_entropy_backward", outer * inner, p, label, weights, dx, classes, inner, has_ignore, ignore, float(smoothing), float(weight))
+
+    # ------------------------------------------------------------------------------------- regions, boxes, sequences
+
+    def roi_pool_forward(self, x: Any, rois: Any, y: Any, winner: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "roi_pool_forward", y.size, x, rois, y, winner, scale, self.ints(tuple(shape)))
+
+    def roi_pool_backward(self, dy: Any, rois: Any, winner: Any, dx: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "roi_pool_backward", dx.size, dy, rois, winner, dx, scale, self.ints(tuple(shape)))
+
+    def psroi_pool_forward(self, x: Any, rois: Any, y: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "psroi_pool_forward", y.size, x, rois, y, scale, self.ints(tuple(shape)))
+
+    def psroi_pool_backward(self, dy: Any, rois: Any, dx: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "psroi_pool_backward", dx.size, dy, rois, dx, scale, self.ints(tuple(shape)))
+
+    def roi_align_forward(self, x: Any, rois: Any, y: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "roi_align_forward", y.size, x, rois, y, scale, self.ints(tuple(shape)))
+
+    def roi_align_backward(self, dy: Any, rois: Any, dx: Any, scale: float, shape: Any) -> None:
+        self.each("regions", "roi_align_backward", dx.size, dy, rois, dx, scale, self.ints(tuple(shape)))
+
+    def resample_forward(self, x: Any, y: Any, shape: Any) -> None:
+        self.each("resample", "resample_forward", y.size, x, y, self.ints(tuple(shape)))
+
+    def resample_backward(self, dy: Any, dx: Any, shape: Any) -> None:
+        self.each("resample", "resample_backward", dx.size, dy, dx, self.ints(tuple(shape)))
+
+    def suppress(self, boxes: Any, count: Any, kept: Any, threshold: float, eta: float) -> None:
+        if kept.size:
+            self.run("boxes", "suppress", boxes.shape[0], boxes, count, kept, float(threshold), float(eta), boxes.shape[1])
+
+    def ctc(self, scores: Any, labels: Any, lengths: Any, steps: Any, losses: Any, gradients: Any, work: Any, blank: int) -> None:
+        T, N, C = scores.shape
+        self.run("ctc", "ctc", N, scores, labels, lengths, steps, losses, gradients, work, self.xp.empty(N * T, np.float32), blank, T, N, C, labels.shape[1])
 
     # --------------------------------------------------------------------------------------------------- convolution
 

@@ -1,6 +1,8 @@
 """BatchNorm: each channel with mean 0 and variance 1 over the batch."""
 from __future__ import annotations
 
+from typing import Any
+
 from ..engine.blob import Blob
 from ..engine.layer import Layer, register
 from ..engine.layout import grid_of
@@ -8,44 +10,40 @@ from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
 
 
-@register("BatchNorm")
-class BatchNormLayer(Layer):
-    """y = (x - mean) / sqrt(variance + eps) for each channel (Ioffe and Szegedy 2015); no scale and shift: a Scale layer
-    with bias_term follows for those.
-
-        layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "conv1" }
-
-    Bottom, top:  (N, C, ...)
-    Blobs:   sums of means (C) and of variances (C), and how much was summed (1); none of them is learned.
-
-    use_global_stats            true: use blob 0 / blob 2 and blob 1 / blob 2; false: the batch's own, which are then
-                                added to the blobs. Unset: true in TEST.
-    moving_average_fraction     default 0.999: what the sums keep of themselves at each batch.
-    eps                         default 1e-5, added to the variance.
+class NormalizingLayer(Layer):
+    """(x - mean) / sqrt(variance + eps) of each channel, perhaps times a scale and plus a shift. A layer of its own says
+    whether the statistics are the batch's (self.from_batch), where they are stored, and which blobs are scale and shift.
     """
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        p = self.param.batch_norm_param
-        self.fraction, self.eps = p.moving_average_fraction, p.eps
-        self.global_stats = p.use_global_stats if p.HasField("use_global_stats") else self.phase == pb.TEST
+    eps = 1e-5
+    from_batch = True
+    affine: tuple[int, int] | None = None    # the numbers of the blobs scale and shift
+
+    def stored(self) -> tuple[Any, Any]:
+        """(mean, variance) (C) to be used where the batch's are not."""
+        raise NotImplementedError
+
+    def absorb(self, mean: Any, variance: Any, values: int) -> None:
+        """Take the batch's biased statistics, over so many values of each channel, into the stored ones."""
+
+    def set_channels(self, bottom: list[Blob]) -> None:
         self.require(len(bottom[0].shape) >= 1, "normalises channels; the bottom is a scalar", "bottom")
         self.channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
-        for shape in ((self.channels,), (self.channels,), (1,)):
-            self.add_blob(shape)
-        for spec in self.param.param:
-            self.require(not spec.HasField("lr_mult") or spec.lr_mult == 0, "its blobs are statistics: their lr_mult must be 0", "param")
-        del self.param.param[3:]
-        while len(self.param.param) < 3:
-            self.param.param.add()
-        for spec in self.param.param:
-            spec.lr_mult = spec.decay_mult = 0
         self.mean, self.inverse = Memory((self.channels,)), Memory((self.channels,))
+
+    def fix(self, blobs: int, of: int) -> None:
+        """The first `blobs` of the layer's `of` blobs are statistics: their rates and decays are 0."""
+        del self.param.param[of:]
+        while len(self.param.param) < of:
+            self.param.param.add()
+        for spec in self.param.param[:blobs]:
+            spec.lr_mult = spec.decay_mult = 0
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         self.require((shape[1] if len(shape) > 1 else 1) == self.channels, f"the statistics are for {self.channels} channels; the shape is now {shape}", "bottom")
         top[0].reshape(*shape)
-        self.in_place_now = bottom[0] is top[0]
+        self.normal = Memory(shape)                                 # the result before scale and shift
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, shape = self.device.xp, bottom[0].shape
@@ -53,31 +51,99 @@ class BatchNormLayer(Layer):
         self.grid = grid_of(self.layout, shape)
         x = bottom[0].value.read(self.layout)
         mean, inverse = self.mean.write(), self.inverse.write()
-        if self.global_stats:
-            factor = self.blobs[2].value.read()
-            share = xp.where(factor == 0, 0, 1 / xp.where(factor == 0, 1, factor)).astype(xp.float32)
-            mean[...] = self.blobs[0].value.read() * share
-            variance = self.blobs[1].value.read() * share
-        else:
+        if self.from_batch:
             variance = xp.empty_like(inverse)
             self.k.channel_moments(x, mean, variance, self.grid)
-            m = max(bottom[0].count // self.channels, 1)
-            unbiased = m / (m - 1) if m > 1 else 1.0
-            for blob, new in zip(self.blobs, (mean, variance * xp.float32(unbiased), xp.float32(1))):
-                blob.value.update()[...] = xp.float32(self.fraction) * blob.value.read() + new
+            self.absorb(mean, variance, max(bottom[0].count // self.channels, 1))
+        else:
+            stored, variance = self.stored()
+            mean[...] = stored
         inverse[...] = 1 / xp.sqrt(variance + xp.float32(self.eps))
-        y = top[0].value.write(self.layout)
-        self.k.normalize_forward(x, mean, inverse, y, self.grid)
-        if self.in_place_now and not self.global_stats:
-            self.remember(y, self.layout, shape)                    # what follows in place will write over it
+        if self.affine is None:
+            y = top[0].value.write(self.layout)
+            self.k.normalize_forward(x, mean, inverse, y, self.grid)
+            if bottom[0] is top[0] and self.from_batch:
+                self.remember(y, self.layout, shape)                # what follows in place will write over it
+            return
+        scale, shift = (self.blobs[k].value.read().reshape(-1) for k in self.affine)
+        if self.phase == pb.TEST and not self.from_batch:           # no gradient will be asked for: in one step
+            factor = scale * inverse
+            self.k.scale_forward(x, factor, shift - mean * factor, top[0].value.write(self.layout), self.grid)
+            return
+        normal = self.normal.write(self.layout)
+        self.k.normalize_forward(x, mean, inverse, normal, self.grid)
+        self.k.scale_forward(normal, scale, shift, top[0].value.write(self.layout), self.grid)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        dy, inverse = top[0].gradient.read(self.layout), self.inverse.read()
+        if self.affine is None:
+            y = (self.before if bottom[0] is top[0] else top[0].value).read(self.layout) if self.from_batch else None
+        else:
+            scale = self.blobs[self.affine[0]].value.read().reshape(-1)
+            if self.phase == pb.TEST and not self.from_batch:
+                inverse = scale * inverse                           # and nothing is learned
+            else:
+                y = self.normal.read(self.layout)
+                grads = [self.blobs[k].gradient.adding() if self.param_propagate_down[k] else None for k in self.affine]
+                if any(g is not None for g in grads):
+                    self.k.scale_gradients(y, dy, *grads, self.grid)
+                if propagate_down[0]:
+                    dx = bottom[0].gradient.write(self.layout)
+                    self.k.scale_forward(dy, scale, None, dx, self.grid)
+                    dy = dx
         if not propagate_down[0]:
             return
-        dy, inverse = top[0].gradient.read(self.layout), self.inverse.read()
         dx = bottom[0].gradient.write(self.layout)
-        if self.global_stats:
+        if self.from_batch:
+            self.k.normalize_backward(y, dy, inverse, dx, self.grid)
+        else:
             self.k.scale_forward(dy, inverse, None, dx, self.grid)
-            return
-        y = (self.before if self.in_place_now else top[0].value).read(self.layout)
-        self.k.normalize_backward(y, dy, inverse, dx, self.grid)
+
+
+@register("BatchNorm")
+class BatchNormLayer(NormalizingLayer):
+    """y = (x - mean) / sqrt(variance + eps) for each channel (Ioffe and Szegedy 2015); no scale and shift: a Scale layer
+    with bias_term follows for those, or scale_bias brings them.
+
+        layer { name: "bn1" type: "BatchNorm" bottom: "conv1" top: "conv1" }
+
+    Bottom, top:  (N, C, ...)
+    Blobs:   sums of means (C) and of variances (C), and how much was summed (1), none of them learned; with scale_bias, a
+             scale (C) and a bias (C), which are. Files of three blobs load into five, too.
+
+    use_global_stats            true: use blob 0 / blob 2 and blob 1 / blob 2; false: the batch's own, which are then
+                                added to the blobs. Unset: true in TEST.
+    moving_average_fraction     default 0.999: what the sums keep of themselves at each batch.
+    eps                         default 1e-5, added to the variance.
+    scale_bias                  y times a learned scale plus a learned bias, as in NVIDIA's fork; a filler for one sets it, too.
+    """
+
+    optional_blobs = 2                   # scale and bias
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        p = self.param.batch_norm_param
+        self.fraction, self.eps = p.moving_average_fraction, p.eps
+        self.from_batch = not (p.use_global_stats if p.HasField("use_global_stats") else self.phase == pb.TEST)
+        self.set_channels(bottom)
+        for shape in ((self.channels,), (self.channels,), (1,)):
+            self.add_blob(shape)
+        for spec in self.param.param[:3]:
+            self.require(not spec.HasField("lr_mult") or spec.lr_mult == 0, "its blobs are statistics: their lr_mult must be 0", "param")
+        learns = p.scale_bias or p.HasField("scale_filler") or p.HasField("bias_filler") or len(self.param.blobs) == 5
+        self.require(learns or len(self.param.param) <= 3 or all(s.lr_mult == 0 for s in self.param.param), "its blobs are statistics: their lr_mult must be 0", "param")
+        if learns:
+            self.add_blob((self.channels,), p.scale_filler if p.HasField("scale_filler") else pb.FillerParameter(value=1))
+            self.add_blob((self.channels,), p.bias_filler)
+            self.affine = (3, 4)
+        self.fix(3, 5 if learns else 3)
+
+    def stored(self) -> tuple[Any, Any]:
+        xp, factor = self.device.xp, self.blobs[2].value.read()
+        share = xp.where(factor == 0, 0, 1 / xp.where(factor == 0, 1, factor)).astype(xp.float32)
+        return self.blobs[0].value.read() * share, self.blobs[1].value.read() * share
+
+    def absorb(self, mean: Any, variance: Any, values: int) -> None:
+        xp = self.device.xp
+        unbiased = values / (values - 1) if values > 1 else 1.0
+        for blob, new in zip(self.blobs, (mean, variance * xp.float32(unbiased), xp.float32(1))):
+            blob.value.update()[...] = xp.float32(self.fraction) * blob.value.read() + new

@@ -1,4 +1,4 @@
-"""AbsVal, Clip and Threshold: functions with corners."""
+"""AbsVal, Clip, ReLU6 and Threshold: functions with corners."""
 from __future__ import annotations
 
 from ..engine.blob import Blob
@@ -34,6 +34,21 @@ class ClipLayer(FunctionLayer):
         self.require(p.HasField("min") and p.HasField("max"), "min and max must be given", "clip_param")
         self.require(p.min <= p.max, f"min {p.min:g} must not be more than max {p.max:g}", "clip_param.min")
         return p.min, p.max, 0.0
+
+
+@register("ReLU6")
+class ReLU6Layer(FunctionLayer):
+    """min(max(x, 0), 6) (Krizhevsky 2010; MobileNets).
+
+        layer { name: "relu1" type: "ReLU6" bottom: "conv1" top: "conv1" }
+
+    Bottom, top:  any shape.
+    """
+
+    function = "clip"
+
+    def constants(self) -> tuple[float, float, float]:
+        return 0.0, 6.0, 0.0
 
 
 @register("Threshold")

@@ -124,3 +124,24 @@ class ConvolutionLayer(SlidingLayer):
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return 2 * sum(t.count for t in top) * self.channels // self.groups * prod(self.kernel)
+
+
+@register("DepthwiseConvolution", "ConvolutionDepthwise")
+class DepthwiseConvolutionLayer(ConvolutionLayer):
+    """A Convolution whose group is the number of channels: every channel has filters of its own (Howard et al., MobileNets, 2017).
+
+        layer { name: "conv2_1/dw" type: "DepthwiseConvolution" bottom: "conv1" top: "conv2_1/dw"
+                convolution_param { num_output: 32 kernel_size: 3 pad: 1 bias_term: false weight_filler { type: "msra" } } }
+
+    Bottoms:  (N, C, spatial...) each, all of one shape.      Tops:  (N, num_output, spatial'...), one for each bottom.
+    Blobs:    weights (num_output, 1, kernel...), and bias (num_output) unless bias_term is false.
+
+    num_output   a multiple of C.      The other parameters are Convolution's; group need not be given.
+    """
+
+    def read_geometry(self, shape: tuple[int, ...]) -> None:
+        super().read_geometry(shape)
+        p, channels = self.param.convolution_param, shape[self.channel_axis]
+        self.require(p.num_output % channels == 0, f"num_output must be a multiple of the {channels} channels, found {p.num_output}", "convolution_param.num_output")
+        self.require(p.group in (1, channels), f"group is the number of channels, {channels}, or left out; found {p.group}", "convolution_param.group")
+        p.group = channels

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..engine.blob import Blob
 from ..engine.errors import DataError
-from ..engine.layer import LossLayer
+from .loss import LossLayer
 
 
 class LabelledLossLayer(LossLayer):
@@ -16,7 +16,7 @@ class LabelledLossLayer(LossLayer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.check_batch(bottom)
         self.require(bottom[1].count == bottom[0].shape[0], f"there are {bottom[0].shape[0]} items and {bottom[1].count} labels", "bottom[1]")
-        top[0].reshape()
+        self.set_items(bottom, top, bottom[1].shape)
 
     def scores(self, bottom: list[Blob]) -> tuple[Any, Any]:
         """(values (N, C), 1 at each item's label and 0 elsewhere). Raises DataError for a label that is no class."""

@@ -14,17 +14,17 @@ class MultinomialLogisticLossLayer(LabelledLossLayer):
 
         layer { name: "loss" type: "MultinomialLogisticLoss" bottom: "prob" bottom: "label" top: "loss" }
 
-    Bottoms:  probabilities (N, C); labels (N).      Top:  the loss, a scalar.
+    Bottoms:  probabilities (N, C); labels (N); optionally a weight for each item (N).
+    Tops:     the loss, a scalar; optionally each item's loss, with the labels' shape.
     """
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, onehot = self.scores(bottom)
         own = self.device.xp.maximum((p * onehot).sum(1), LEAST)
-        top[0].value.write()[...] = -self.device.xp.log(own).sum() / p.shape[0]
+        self.finish(bottom, top, -self.device.xp.log(own), p.shape[0])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.require(not propagate_down[1], "labels have no gradient", "propagate_down")
+        self.refuse(propagate_down)
         if propagate_down[0]:
             p, onehot = self.scores(bottom)
-            weight = self.device.xp.float32(-float(top[0].gradient.read()) / p.shape[0])
-            bottom[0].gradient.write().reshape(p.shape)[...] = weight * onehot / self.device.xp.maximum(p, LEAST)
+            bottom[0].gradient.write().reshape(p.shape)[...] = -onehot / self.device.xp.maximum(p, LEAST) * self.slope(bottom, top)

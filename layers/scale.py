@@ -67,14 +67,17 @@ class ScaleLayer(BroadcastLayer):
         p = self.param.scale_param
         if p.bias_term:
             self.add_blob(self.operand(bottom).shape, p.bias_filler)
-        self.bias = self.blobs[-1] if p.bias_term else None
+
+    @property
+    def bias(self) -> Blob | None:
+        return self.blobs[-1] if self.param.scale_param.bias_term else None
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         layout, grid = self.see(bottom[0].value, bottom[0].shape)
         x = bottom[0].value.read(layout)
         if bottom[0] is top[0]:
             self.remember(x, layout, bottom[0].shape)                # the gradient of the scale needs it
-        self.k.scale_forward(x, self.operand(bottom).value.read(), self.bias.value.read() if self.blobs and self.bias else None, top[0].value.write(layout), grid)
+        self.k.scale_forward(x, self.operand(bottom).value.read(), self.bias.value.read() if self.bias is not None else None, top[0].value.write(layout), grid)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         source = self.before if bottom[0] is top[0] else bottom[0].value

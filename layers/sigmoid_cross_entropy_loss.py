@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from ..engine.blob import Blob
-from ..engine.layer import LossLayer, register
+from ..engine.layer import register
 from ..proto import brew_pb2 as pb
-from .softmax import normalizer
+from .loss import LossLayer, normalizer
 
 
 @register("SigmoidCrossEntropyLoss")
@@ -13,7 +13,9 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
 
         layer { name: "loss" type: "SigmoidCrossEntropyLoss" bottom: "scores" bottom: "targets" top: "loss" }
 
-    Bottoms:  scores and targets, (N, ...) of equal counts.      Top:  the loss, a scalar.
+    Bottoms:  scores and targets, (N, ...) of equal counts; optionally a weight for each item (N).
+    Tops:     the loss, a scalar; optionally each item's loss (N).
+
     loss_param.ignore_label     elements with this target do not count.
     loss_param.normalization    BATCH_SIZE (default), VALID, FULL or NONE; see SoftmaxWithLoss.
     """
@@ -21,7 +23,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.check_batch(bottom)
         self.require(bottom[0].count == bottom[1].count, f"both bottoms need the same number of values: the shapes are {bottom[0].shape} and {bottom[1].shape}", "bottom")
-        top[0].reshape()
+        self.set_items(bottom, top, bottom[0].shape[:1])
         self.view = (bottom[0].shape[0], 1, bottom[0].count // bottom[0].shape[0])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -29,14 +31,16 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         x, target = bottom[0].value.read(), bottom[1].value.read().reshape(bottom[0].shape)
         self.counts = (target.astype(int) != p.ignore_label) if p.HasField("ignore_label") else xp.ones(x.shape, bool)
         losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))          # neither sign overflows
-        self.divisor = normalizer(p, self.view, int(self.counts.sum()), pb.LossParameter.BATCH_SIZE)
-        top[0].value.write()[...] = (losses * self.counts).sum() / self.divisor
+        divisor = normalizer(p, self.view, int(self.counts.sum()), pb.LossParameter.BATCH_SIZE)
+        self.finish(bottom, top, (losses * self.counts).reshape(self.count, -1).sum(1), divisor)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.require(not propagate_down[1], "targets have no gradient", "propagate_down")
+        self.refuse(propagate_down)
         if propagate_down[0]:
             x, target = bottom[0].value.read(), bottom[1].value.read().reshape(bottom[0].shape)
             dx = bottom[0].gradient.write()
             self.k.sigmoid_forward(x, dx)
             dx -= target
-            dx *= self.counts * self.device.xp.float32(float(top[0].gradient.read()) / self.divisor)
+            dx *= self.counts
+            dx = dx.reshape(self.count, -1)
+            dx *= self.slope(bottom, top)

@@ -5,9 +5,9 @@ from typing import Any
 
 from ..engine.blob import Blob
 from ..engine.errors import DataError, fail
-from ..engine.layer import Layer, LossLayer, between, channels_view, register
+from ..engine.layer import Layer, between, channels_view, register
 from ..engine.memory import Memory
-from ..proto import brew_pb2 as pb
+from .loss import LossLayer, class_weights, normalizer
 
 
 @register("Softmax")
@@ -36,59 +36,77 @@ class SoftmaxLayer(Layer):
             self.k.softmax_backward(y, dy, bottom[0].gradient.write(), *self.view)
 
 
-@register("SoftmaxWithLoss")
+@register("SoftmaxWithLoss", "SoftmaxWithLossOHEM")
 class SoftmaxWithLossLayer(LossLayer):
     """The cross entropy of the bottom's softmax with labels: minus the mean logarithm of the label's probability.
 
         layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
 
-    Bottoms:  scores (N, C, ...); labels, one for each position without the class axis, whole numbers in 0..C-1.
-    Tops:     the loss, a scalar; optionally the probabilities, with the scores' shape.
+    Bottoms:  scores (N, C, ...); labels, one for each position without the class axis, whole numbers in 0..C-1, or soft
+              targets with the scores' shape: a share for each class; optionally a weight for each label, or for each of the N items.
+    Tops:     the loss, a scalar; optionally the probabilities, with the scores' shape; optionally each label's own loss.
 
     softmax_param.axis          the class axis, default 1.
     loss_param.ignore_label     positions with this label do not count.
     loss_param.normalization    the sum is divided by: VALID (default) the positions that count, FULL all of them,
-                                BATCH_SIZE N, NONE 1, PRE_FIXED pre_fixed_normalizer; never by less than 1.
+                                BATCH_SIZE N, NONE 1, PRE_FIXED pre_fixed_normalizer; never by less than 1. Weights do not change it.
+    loss_param.class_weighting  a weight for each class, by which the losses of its labels are multiplied.
+    loss_param.label_smoothing  e: the label's share is 1 - e, and e is spread evenly over all classes (Szegedy et al. 2016).
+
+    R-FCN's SoftmaxWithLossOHEM is this layer with all three tops.
     """
 
-    tops = between(1, 2)
+    results = 2
+    tops = between(1, 3)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        shape = bottom[0].shape
+        p, shape = self.param.loss_param, bottom[0].shape
         axis = self.axis(self.param.softmax_param.axis, len(shape), "softmax_param.axis")
         self.view = channels_view(shape, axis, axis + 1)
         outer, classes, inner = self.view
-        self.require(bottom[1].count == outer * inner, f"the scores {shape} have {outer * inner} positions; there are {bottom[1].count} labels, shape {bottom[1].shape}", "bottom[1]")
-        top[0].reshape()
+        self.soft = classes > 1 and bottom[1].count == bottom[0].count
+        self.require(self.soft or bottom[1].count == outer * inner, f"the scores {shape} have {outer * inner} positions; there are {bottom[1].count} labels, shape {bottom[1].shape}", "bottom[1]")
+        self.require(0 <= p.label_smoothing < 1, f"label_smoothing is at least 0 and less than 1, found {p.label_smoothing:g}", "loss_param.label_smoothing")
+        if self.soft:
+            for field in ("ignore_label", "class_weighting", "label_smoothing"):
+                self.require(not getattr(p, field), f"{field} is for labels; bottom 1 has soft targets", f"loss_param.{field}")
+        self.set_items(bottom, top, shape[:axis] + shape[axis + 1:] if self.soft else bottom[1].shape)
         if len(top) > 1:
             top[1].reshape(*shape)
         self.probabilities = top[1].value if len(top) > 1 else Memory(shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def label_args(self) -> tuple[Any, ...]:
         p = self.param.loss_param
-        x = bottom[0].value.read()
+        return *self.view, p.HasField("ignore_label"), p.ignore_label, p.label_smoothing
+
+    def weights(self, bottom: list[Blob]) -> Any:
+        own, by_class = super().weights(bottom), None if self.soft else class_weights(self, bottom[1].value.read(), self.view[1])
+        return own if by_class is None else by_class if own is None else own * by_class
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        x, xp = bottom[0].value.read(), self.device.xp
         probabilities = self.probabilities.write()
         self.k.softmax_forward(x, probabilities, *self.view)
-        labels = bottom[1].value.read()
-        total, counted, bad = self.k.cross_entropy_forward(probabilities, labels, *self.view, p.HasField("ignore_label"), p.ignore_label)
-        if bad >= 0:                     # the text reads a label, which on a GPU would wait for it every time
-            fail(self.param, f"the label at position {bad} of the batch is {float(labels.reshape(-1)[bad]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
-        self.divisor = normalizer(p, self.view, counted)
-        top[0].value.write()[...] = total / self.divisor
+        targets = bottom[1].value.read()
+        if self.soft:
+            logs = xp.log(xp.maximum(probabilities, xp.finfo(xp.float32).tiny)).reshape(self.view)
+            each, counted = -(targets.reshape(self.view) * logs).sum(1).reshape(-1), self.count
+        else:
+            each = self.device.empty(self.count)
+            counted, bad = self.k.cross_entropy_forward(probabilities, targets, each, *self.label_args())
+            if bad >= 0:                     # the text reads a label, which on a GPU would wait for it every time
+                fail(self.param, f"the label at position {bad} of the batch is {float(targets.reshape(-1)[bad]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
+        self.finish(bottom, top, each, normalizer(self.param.loss_param, self.view, counted))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.require(not propagate_down[1], "labels have no gradient", "propagate_down")
-        if propagate_down[0]:
-            p = self.param.loss_param
-            weight = float(top[0].gradient.read()) / self.divisor
-            self.k.cross_entropy_backward(self.probabilities.read(), bottom[1].value.read(), bottom[0].gradient.write(), *self.view,
-                                          p.HasField("ignore_label"), p.ignore_label, weight)
-
-
-def normalizer(p: Any, view: tuple[int, int, int], counted: int, default: int = pb.LossParameter.VALID) -> float:
-    """What a loss over (outer, classes, inner) positions is divided by, `counted` of them not ignored."""
-    mode = p.normalization if p.HasField("normalization") else default
-    if not p.HasField("normalization") and p.HasField("normalize"):
-        mode = p.VALID if p.normalize else p.BATCH_SIZE
-    outer, _, inner = view
-    return max(1.0, float({p.FULL: outer * inner, p.VALID: counted, p.BATCH_SIZE: outer, p.NONE: 1, p.PRE_FIXED: p.pre_fixed_normalizer}[mode]))
+        self.refuse(propagate_down)
+        if not propagate_down[0]:
+            return
+        probabilities, targets, dx = self.probabilities.read(), bottom[1].value.read(), bottom[0].gradient.write()
+        if not self.soft:
+            w = self.weights(bottom)
+            self.k.cross_entropy_backward(probabilities, targets, w, dx, *self.label_args(), float(top[0].gradient.read()) / self.divisor)
+            return
+        outer, _, inner = self.view
+        t, slope = targets.reshape(self.view), self.slope(bottom, top)
+        dx.reshape(self.view)[...] = (probabilities.reshape(self.view) * t.sum(1, keepdims=True) - t) * (slope if slope.ndim == 0 else slope.reshape(outer, 1, inner))

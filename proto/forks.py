@@ -11,35 +11,33 @@ from typing import Any
 # Fields that are accepted and ignored, by message.
 FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, fields in {
     "LayerParameter": """
-        annotated_data_param augmentation_param axpy_param batch_reduction_param bilinear_param bn_param
-        box_annotator_ohem_param box_output_param cconvolution_param center_loss_param cinner_product_param
-        coeff_schedule_param continuation_indicator_param correlation_param cpm_transform_param ctc_decoder_param
-        ctc_loss_param decode_bbox_param deconvolution_param dense_image_data_param denseblock_param dense_crf_param
-        depthwise_conv_param detection_evaluate_param detection_loss_param detection_output_param
-        detectnet_augmentation_param detectnet_groundtruth_param domain_transform_param engine eval_detection_param
-        flow_warp_param focal_loss_param forward_math backward_math forward_type backward_type cudnn_math_override
-        debug gather_param general_contrastive_loss_param general_triplet_loss_param image_seg_data_param
-        inner_distance_param input_type interp_param label_specific_rescale_param lifted_struct_similarity_softmax_param
+        augmentation_param axpy_param batch_reduction_param bilinear_param box_output_param cconvolution_param
+        center_loss_param cinner_product_param coeff_schedule_param continuation_indicator_param
+        correlation_param cpm_transform_param decode_bbox_param deconvolution_param dense_image_data_param
+        denseblock_param dense_crf_param depthwise_conv_param detection_loss_param detectnet_augmentation_param
+        detectnet_groundtruth_param domain_transform_param engine eval_detection_param flow_warp_param
+        focal_loss_param forward_math backward_math forward_type backward_type cudnn_math_override debug
+        gather_param general_contrastive_loss_param general_triplet_loss_param image_seg_data_param
+        inner_distance_param input_type label_specific_rescale_param lifted_struct_similarity_softmax_param
         local_param lpq_loss_param lstm_param margin_inner_product_param mat_read_param mat_write_param
-        mn_activation_param multi_accuracy_param multibox_loss_param multinode nca_loss_param noise_param norm_param
-        normalize_param parallel pair_data_param permute_param prior_box_param proposal_param psroi_pooling_param
-        quantization_param rank_param region_loss_param relu6_param reorg_param resample_param reverse_param roi_align_param
-        roi_pooling_param roi_warping_param seg_accuracy_param seg_data_param selu_dropout_param selu_param
-        shuffle_channel_param slice_transform_param smooth_l1_loss_param spatial_dropout_param transpose_param
-        triplet_loss_param trt_param unique_label_param upsample_param video_data_param warp_ctc_loss_param
-        yolov3_detection_output_param""",
+        mn_activation_param multi_accuracy_param multinode nca_loss_param noise_param normalize_param parallel
+        pair_data_param proposal_param quantization_param rank_param region_loss_param relu6_param
+        resample_param roi_warping_param seg_data_param selu_dropout_param selu_param slice_transform_param
+        spatial_dropout_param triplet_loss_param trt_param unique_label_param video_data_param
+        warp_ctc_loss_param yolov3_detection_output_param""",
     "V1LayerParameter": """
-        interp_param mat_read_param mat_write_param padding_param seg_accuracy_param softmaxloss_param strict_dim
-        image_seg_data_param dense_crf_param domain_transform_param upsample_param bn_param roi_pooling_param""",
+        mat_read_param mat_write_param softmaxloss_param strict_dim image_seg_data_param dense_crf_param
+        domain_transform_param""",
     "AccuracyParameter": "min_is_better",
-    "BatchNormParameter": "scale_filler bias_filler scale_bias engine update_global_stats icnet",
+    "BatchNormParameter": "engine update_global_stats icnet",
     "ConvolutionParameter": "conv_algorithm cudnn_convolution_algo_seeker cudnn_fwd_algo relu negative_slope tf_pad quantization_param",
     "DataParameter": "cache threads parser_threads random_skip",
+    "DetectionOutputParameter": "save_output_param visualize visualize_threshold save_file objectness_score",
     "DropoutParameter": "engine sample_weights_test",
+    "DetectionEvaluateParameter": "resize_param",
     "EltwiseParameter": "fusion_type engine",
     "ImageDataParameter": "has_label label_type ignore_label pair_size",
     "InnerProductParameter": "normalize engine",
-    "LossParameter": "weight_by_label_freqs class_weighting label_smoothing",
     "LRNParameter": "local_size_w",
     "MemoryDataParameter": "share_in_parallel source",
     "NetParameter": "engine bn_scale_merge bn_scale_remove default_forward_type default_backward_type default_forward_math default_backward_math global_grad_scale reduce_buckets eltwise_relu",
@@ -48,14 +46,14 @@ FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, f
     "ScaleParameter": "min_value max_value",
     "SoftmaxParameter": "normalize_type",
     "SolverParameter": """
-        ap_version eval_type show_per_class_result plateau_winsize stepearly vstep_lr vstep_size larc larc_policy larc_turbo
+        ap_version eval_type show_per_class_result stepearly vstep_lr vstep_size larc larc_policy larc_turbo
         local_gw_ratio local_lr_auto rampup_interval rampup_lr min_lr_ratio momentum_policy momentum_power max_momentum
         weight_decay_policy weight_decay_power warmup_start_ratio disabled_update store_blobs_in_old_format""",
     "TransformationParameter": """
-        batch_noise brightness_fraction contrast_adjustment crop_h crop_height crop_w crop_width display distort_param
-        emit_constraint expand_param flow max_angle_rotation max_color_shift max_contrast max_rotation_angle
+        batch_noise brightness_fraction contrast_adjustment crop_h crop_height crop_w crop_width display
+        flow max_angle_rotation max_color_shift max_contrast
         max_scaling_ratio max_smooth max_translation min_angle_rotation min_contrast min_scaling_ratio noise_param
-        num_labels resize_param rotate_prob scale_factors smooth_filtering use_blur""",
+        num_labels rotate_prob scale_factors smooth_filtering use_blur""",
 }.items()}
 
 

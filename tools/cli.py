@@ -83,7 +83,8 @@ def make_parser() -> Parser:
 
     data = command("data", "build the databases of a well-known data set", "brew data mnist data/mnist --from downloads/")
     from .datasets import SETS
-    data.add_argument("name", choices=sorted(SETS), help="which")
+    from .sequences import SEQUENCES
+    data.add_argument("name", choices=sorted([*SETS, *SEQUENCES]), help="which")
     data.add_argument("folder", nargs="?", default="", help="where to (default data/NAME)")
     flag(data, "from", dest="source", default="", metavar="FOLDER", help="read the standard files from here instead of downloading them")
     flag(data, "url", default="", metavar="BASE", help="download from here instead of the usual place")
@@ -110,8 +111,9 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "check":
         from .check import check
         return check(args)
-    from .datasets import build
-    return build(args.name, args.folder, args.source, args.url)
+    from .datasets import SETS, build
+    from .sequences import build_sequences
+    return (build if args.name in SETS else build_sequences)(args.name, args.folder, args.source, args.url)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,13 @@ def _emnist(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Sample
     return np.ascontiguousarray(images.swapaxes(2, 3)), labels - 1
 
 
+def _pairs(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples:
+    """Pairs of images as two channels, label 1 where both show the same class: each image with one drawn at random."""
+    images, labels = _idx_pair(spec, fetch, train)
+    other = permutation(0, "pairs", int(train), len(labels))
+    return np.concatenate([images, images[other]], axis=1), (labels == labels[other]).astype(np.uint8)
+
+
 def _cifar(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples:
     """The binary batches (label, then 3072 bytes of RGB planes), or packs of JPEGs of the same names."""
     names = [n for n in spec.files if ("test" in n) != train]
@@ -132,10 +139,13 @@ def _idx_files(prefix: str, *sums: str) -> dict[str, str]:
     return {f"{prefix}{k}-ubyte.gz": s for k, s in zip(kinds, sums)}
 
 
+MNIST = DataSet(_idx_pair, "{:08d}", "https://ossci-datasets.s3.amazonaws.com/mnist/", files=_idx_files(
+    "", "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"))
+
 SETS = {
     "digits": DataSet(_digits, "{:08d}"),
-    "mnist": DataSet(_idx_pair, "{:08d}", "https://ossci-datasets.s3.amazonaws.com/mnist/", files=_idx_files(
-        "", "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624", "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")),
+    "mnist": MNIST,
+    "mnist-siamese": replace(MNIST, read=_pairs),
     "fashion-mnist": DataSet(_idx_pair, "{:08d}", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", files=_idx_files(
         "", "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9", "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965")),
     "emnist-letters": DataSet(_emnist, "{:08d}", "https://biometrics.nist.gov/cs_links/EMNIST/", "gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e", {

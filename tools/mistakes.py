@@ -11,11 +11,15 @@ RESULTS = {"Accuracy", "ArgMax", "Softmax"}            # their tops are there to
 
 def mistakes(net: pb.NetParameter, phase: int) -> list[str]:
     """Warnings about the layers of a net (filtered, without splits), each with its place."""
-    losses = {layer.name for layer in net.layer if any(layer.loss_weight) or not layer.loss_weight and getattr(LAYERS.get(layer.type), "is_loss", False)}
+    losses = {layer.name for layer in net.layer if any(layer.loss_weight) or not layer.loss_weight and is_loss(layer)}
     found = _batch_norms(net, phase == pb.TRAIN and bool(losses))
     if phase == pb.TRAIN and losses:
         found += _unreached(net, losses) + _unread(net, losses)
     return found
+
+
+def is_loss(layer: pb.LayerParameter) -> bool:
+    return getattr(LAYERS.get(layer.type), "is_loss", False)
 
 
 def warning(layer: pb.LayerParameter, text: str, field: str = "") -> str:
@@ -54,4 +58,4 @@ def _unread(net: pb.NetParameter, losses: set[str]) -> list[str]:
     last = {name: layer for layer in net.layer for name in layer.top}
     read = {name for layer in net.layer for name in layer.bottom if last.get(name) is not layer}
     return [warning(layer, f'makes blob "{name}", which nothing reads; a Silence layer says that this is meant') for name, layer in last.items()
-            if name not in read and layer.name not in losses and layer.type not in RESULTS]
+            if name not in read and layer.name not in losses and layer.type not in RESULTS and not is_loss(layer)]

@@ -3,13 +3,17 @@
 
 namespace BREW_ISA {
 void bind_batch_norm(py::module_&);
+void bind_boxes(py::module_&);
 void bind_convolution(py::module_&);
+void bind_ctc(py::module_&);
 void bind_eltwise(py::module_&);
 void bind_layout(py::module_&);
 void bind_lrn(py::module_&);
 void bind_neuron(py::module_&);
 void bind_pooling(py::module_&);
 void bind_random(py::module_&);
+void bind_regions(py::module_&);
+void bind_resample(py::module_&);
 void bind_softmax(py::module_&);
 void bind_transform(py::module_&);
 void bind_update(py::module_&);
@@ -18,13 +22,17 @@ void bind_update(py::module_&);
 PYBIND11_MODULE(BREW_MODULE, m) {
   using namespace BREW_ISA;
   bind_batch_norm(m);
+  bind_boxes(m);
   bind_convolution(m);
+  bind_ctc(m);
   bind_eltwise(m);
   bind_layout(m);
   bind_lrn(m);
   bind_neuron(m);
   bind_pooling(m);
   bind_random(m);
+  bind_regions(m);
+  bind_resample(m);
   bind_softmax(m);
   bind_transform(m);
   bind_update(m);

@@ -1,5 +1,6 @@
 // Softmax and its cross entropy. Arrays are plain (outer, classes, inner).
-#include <cfloat>
+#include "../include/softmax.h"
+
 #include <cmath>
 
 #include "cpu.h"
@@ -45,37 +46,44 @@ void bind_softmax(py::module_& m) {
       }
     }
   }, nc("y"), nc("dy"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"));
-  // (sum of -log p[label], positions that counted, first position with a label out of range or -1).
-  m.def("cross_entropy_forward", [](const Array& p_, const Array& label_, long outer, long classes, long inner, bool has_ignore, int ignore) {
-    const float *p = p_.data(), *label = label_.data();
-    double loss = 0; long counted = 0, bad = -1;
+  // Fills each position's loss (0 where ignored); returns (positions that counted, first position with a label out of range or -1).
+  m.def("cross_entropy_forward", [](const Array& p_, const Array& label_, Array& each_, long outer, long classes, long inner, bool has_ignore, int ignore, float smoothing) {
+    const float *p = p_.data(), *label = label_.data(); float* loss = each_.mutable_data();
+    long counted = 0, bad = -1;
     { Release _;
       for (long n = 0; n < outer && bad < 0; ++n)
         for (long i = 0; i < inner; ++i) {
           const float value = label[n * inner + i];
           const long c = (long)value;
+          loss[n * inner + i] = 0;
           if (has_ignore && c == ignore) continue;
           if (!(value > -1 && c >= 0 && c < classes)) { bad = n * inner + i; break; }
-          loss -= std::log(std::max(p[(n * classes + c) * inner + i], FLT_MIN));
+          loss[n * inner + i] = cross_entropy(p + n * classes * inner + i, inner, (int)c, (int)classes, smoothing);
           ++counted;
         } }
-    return py::make_tuple(loss, counted, bad);
-  }, nc("p"), nc("label"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"), py::arg("ignore"));
-  // dx = (p - onehot(label)) * weight, 0 where ignored
-  m.def("cross_entropy_backward", [](const Array& p_, const Array& label_, Array& dx_, long outer, long classes, long inner,
-                                     bool has_ignore, int ignore, float weight) {
-    const float *p = p_.data(), *label = label_.data(); float* dx = dx_.mutable_data(); Release _;
+    return py::make_tuple(counted, bad);
+  }, nc("p"), nc("label"), nc("each"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"), py::arg("ignore"), py::arg("smoothing"));
+  // dx = (p - target) * weight, 0 where ignored; `weights` are the positions' own, or none.
+  m.def("cross_entropy_backward", [](const Array& p_, const Array& label_, py::object weights_, Array& dx_, long outer, long classes, long inner,
+                                     bool has_ignore, int ignore, float smoothing, float weight) {
+    const float *p = p_.data(), *label = label_.data(), *weights = weights_.is_none() ? nullptr : weights_.cast<Array>().data();
+    float* dx = dx_.mutable_data(); Release _;
     const long plane = classes * inner;
 #pragma omp parallel for if (outer * plane > kGrain)
     for (long n = 0; n < outer; ++n) {
-      for (long k = n * plane; k < (n + 1) * plane; ++k) dx[k] = p[k] * weight;
+      const float even = smoothing / classes;
+      for (long c = 0; c < classes; ++c)
+        for (long i = 0; i < inner; ++i) {
+          const long k = n * plane + c * inner + i;
+          dx[k] = (p[k] - even) * (weights ? weights[n * inner + i] * weight : weight);
+        }
       for (long i = 0; i < inner; ++i) {
         const long c = (long)label[n * inner + i];
         if (has_ignore && c == ignore) for (long j = 0; j < classes; ++j) dx[n * plane + j * inner + i] = 0;
-        else dx[n * plane + c * inner + i] -= weight;
+        else dx[n * plane + c * inner + i] -= (1 - smoothing) * (weights ? weights[n * inner + i] * weight : weight);
       }
     }
-  }, nc("p"), nc("label"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"),
-     py::arg("ignore"), py::arg("weight"));
+  }, nc("p"), nc("label"), py::arg("weights"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"),
+     py::arg("ignore"), py::arg("smoothing"), py::arg("weight"));
 }
 }  // namespace BREW_ISA

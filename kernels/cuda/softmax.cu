@@ -1,5 +1,6 @@
 // Softmax and its cross entropy on plain (outer, classes, inner) arrays, one thread per position.
 #include "reduce.h"
+#include "softmax.h"
 
 extern "C" __global__ void softmax_forward(const float* x, float* y, int classes, int inner, long n) {
   BREW_EACH(p, n) {
@@ -19,19 +20,20 @@ extern "C" __global__ void softmax_backward(const float* y, const float* dy, flo
   }
 }
 // state[p]: 1 counted, 0 ignored, -1 a label out of range
-extern "C" __global__ void cross_entropy_forward(const float* p, const float* label, float* loss, int* state, int classes, int inner, int has_ignore, int ignore, long n) {
+extern "C" __global__ void cross_entropy_forward(const float* p, const float* label, float* loss, int* state, int classes, int inner, int has_ignore, int ignore, float smoothing, long n) {
   BREW_EACH(i, n) {
     const long c = (long)label[i];
     loss[i] = 0;
     if (has_ignore && c == ignore) state[i] = 0;
     else if (!(label[i] > -1 && c >= 0 && c < classes)) state[i] = -1;
-    else { state[i] = 1; loss[i] = -logf(fmaxf(p[(i / inner * classes + c) * inner + i % inner], 1.17549435e-38f)); }
+    else { state[i] = 1; loss[i] = cross_entropy(p + i / inner * classes * inner + i % inner, inner, (int)c, classes, smoothing); }
   }
 }
-extern "C" __global__ void cross_entropy_backward(const float* p, const float* label, float* dx, int classes, int inner, int has_ignore, int ignore, float weight, long n) {
+extern "C" __global__ void cross_entropy_backward(const float* p, const float* label, const float* weights, float* dx, int classes, int inner, int has_ignore, int ignore,
+                                                  float smoothing, float weight, long n) {
   BREW_EACH(i, n) {
     const long target = (long)label[i], first = i / inner * classes * inner + i % inner;
-    const bool skip = has_ignore && target == ignore;
-    for (int c = 0; c < classes; ++c) { const long k = first + (long)c * inner; dx[k] = skip ? 0.0f : (p[k] - (c == target)) * weight; }
+    const float w = has_ignore && target == ignore ? 0.0f : weights ? weights[i] * weight : weight;
+    for (int c = 0; c < classes; ++c) { const long k = first + (long)c * inner; dx[k] = w == 0 ? 0.0f : (p[k] - label_share(c == target, smoothing, classes)) * w; }
   }
 }

@@ -81,7 +81,46 @@ CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
     ('type: "Softmax" top: "y" softmax_param { axis: 2 }', [(3, 4, 5)], ()),
     ('type: "EuclideanLoss" top: "y"', [(3, 4), (3, 4)], ()),
     *((f'type: "SoftmaxWithLoss" top: "y" loss_param {{ {o} }}', [(3, 5, 2), (3, 2)], (1,))
-      for o in ("", "ignore_label: 1", "normalization: FULL", "normalization: BATCH_SIZE", "normalization: NONE", "normalization: PRE_FIXED pre_fixed_normalizer: 4")),
+      for o in ("", "ignore_label: 1", "normalization: FULL", "normalization: BATCH_SIZE", "normalization: NONE", "normalization: PRE_FIXED pre_fixed_normalizer: 4",
+                "label_smoothing: 0.1", "label_smoothing: 0.1 ignore_label: 1", "class_weighting: [1, 2, 0.5, 0, 3]")),
+    ('type: "SoftmaxWithLoss" top: "y" loss_param { label_smoothing: 0.2 ignore_label: 2 }', [(3, 5, 2), (3, 2), (3, 2)], (1, 2)),
+    ('type: "SoftmaxWithLoss" top: "y"', [(3, 5, 2), (3, 2), (3,)], (1, 2)),
+    ('type: "SoftmaxWithLoss" top: "y"', [(3, 5, 2), (3, 5, 2)], (1,)),
+    ('type: "SoftmaxWithLoss" top: "y" loss_param { normalization: NONE }', [(3, 5), (3, 5), (3,)], (1, 2)),
+    # losses with a weight for each item
+    ('type: "EuclideanLoss" top: "y"', [(3, 4), (3, 4), (3,)], (2,)),
+    ('type: "SigmoidCrossEntropyLoss" top: "y" loss_param { ignore_label: 1 }', [(3, 4), (3, 4), (3,)], (1, 2)),
+    ('type: "HingeLoss" top: "y" hinge_loss_param { norm: L2 }', [(4, 5), (4,), (4,)], (1, 2)),
+    ('type: "ContrastiveLoss" top: "y" contrastive_loss_param { margin: 3 }', [(4, 3), (4, 3), (4,), (4,)], (2, 3)),
+    ('type: "InfogainLoss" top: "y"', [(3, 5, 2), (3, 2), (5, 5), (3, 2)], (1, 2, 3)),
+    # layers of forks
+    *((f'type: "SmoothL1Loss" top: "y" smooth_l1_loss_param {{ sigma: {s} }}', [(3, 4)] * n, tuple(range(2, n))) for s in (1, 3) for n in (2, 3, 4)),
+    ('type: "SmoothL1LossOHEM" top: "y" loss_param { normalization: PRE_FIXED pre_fixed_normalizer: 2 }', [(3, 4, 2)] * 3, (2,)),
+    ('type: "Permute" top: "y" permute_param { order: 0 order: 3 }', [IMAGE], ()),
+    ('type: "Transpose" top: "y" transpose_param { dim: 3 dim: 2 dim: 0 dim: 1 }', [IMAGE], ()),
+    ('type: "Reverse" top: "y" reverse_param { axis: 1 }', [IMAGE], ()),
+    ('type: "ShuffleChannel" top: "y" shuffle_channel_param { group: 2 }', [(2, 6, 3, 2)], ()),
+    ('type: "Reorg" top: "y"', [(2, 3, 4, 6)], ()),
+    ('type: "Reorg" top: "y" reorg_param { reverse: true }', [(2, 8, 2, 3)], ()),
+    ('type: "Padding" top: "y" padding_param { pad_beg: -1 pad_end: 2 }', [IMAGE], ()),
+    ('type: "Padding" top: "y" padding_param { pad_beg: 2 pad_end: -3 }', [IMAGE], ()),
+    *((f'type: "Interp" top: "y" interp_param {{ {o} }}', [IMAGE], ()) for o in ("height: 9 width: 4", "zoom_factor: 3", "shrink_factor: 2 pad_beg: -1", "height: 1 width: 1", "height: 11 width: 13 pad_end: -2")),
+    ('type: "Interp" top: "y" interp_param { use_blob_size: true }', [IMAGE, (1, 1, 4, 3)], ()),
+    ('type: "Upsample" top: "y" upsample_param { scale_h: 2 scale_w: 3 }', [IMAGE], ()),
+    *((f'type: "Normalize" top: "y" norm_param {{ across_spatial: {a} channel_shared: {c} scale_filler {{ type: "uniform" min: 1 max: 3 }} }}', [(2, 3, 2, 4)], ()) for a in ("true", "false") for c in ("true", "false")),
+    ('type: "Axpy" top: "y"', [(2, 5), IMAGE, IMAGE], ()),
+    ('type: "Axpy" top: "y"', [(2, 5, 1, 1), IMAGE, IMAGE], ()),
+    ('type: "ReLU6" top: "b0"', [IMAGE], ()),
+    *((f'type: "BatchNorm" top: "{t}" batch_norm_param {{ scale_bias: true use_global_stats: {g} scale_filler {{ type: "uniform" min: 1 max: 2 }} }}', [IMAGE], ()) for g in ("true", "false") for t in ("y", "b0")),
+    *((f'type: "BN" top: "{t}" bn_param {{ {o}_filler {{ type: "uniform" min: 1 max: 2 }} {more} }}', [IMAGE], ())
+      for t in ("y", "b0") for o, more in (("slope", ""), ("scale", ""), ("scale", "bn_mode: INFERENCE"))),
+    ('type: "BN" top: "y" bn_param { frozen: true }', [IMAGE], ()),
+    ('type: "DepthwiseConvolution" top: "y" convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" } }', [(2, 4, 6, 7)], ()),
+    ('type: "ConvolutionDepthwise" top: "y" convolution_param { num_output: 8 kernel_size: 3 stride: 2 group: 4 weight_filler { type: "gaussian" } }', [(2, 4, 6, 7)], ()),
+    # layers of brew's own
+    *((f'type: "SeparableConvolution" top: "y" separable_convolution_param {{ num_output: 3 kernel_size: 3 {o} weight_filler {{ type: "gaussian" }} }}', [(2, 4, 6, 7)], ())
+      for o in ("", "pad: 1 stride: 2 depth_multiplier: 2 bias_term: false")),
+    *((f'type: "StochasticDepth" top: "{t}" stochastic_depth_param {{ survival: 0.7 per_item: {i} }}', [IMAGE], ()) for i in ("true", "false") for t in ("y", "b0")),
 ]
 
 
@@ -93,8 +132,8 @@ def fill(net: brew.Net, labels: tuple[int, ...]) -> None:
     for i, blob in enumerate(net.bottoms[-1]):
         blob.data[...] = rng.integers(0, 5, blob.shape) if i in labels else values[:blob.count].reshape(blob.shape)
         values = values[blob.count:]
-    for blob in net.layers[-1].blobs if net.layers[-1].type == "BatchNorm" else []:
-        blob.data[...] = 0.5 + np.arange(blob.count)
+    for blob in net.layers[-1].blobs if net.layers[-1].type in ("BatchNorm", "BN") else []:
+        blob.data[...] = 0.5 + 0.3 * np.arange(blob.count).reshape(blob.shape)
 
 
 @pytest.mark.parametrize("layer, shapes, labels", CASES, ids=lambda v: v.replace('top: "y" ', "").replace('"', "")[:80] if isinstance(v, str) else "")

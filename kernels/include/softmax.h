@@ -1,0 +1,15 @@
+// What the cross entropy compares a softmax with: the label's share, the rest spread evenly (Szegedy et al. 2016, section 7).
+#pragma once
+#include "both.h"
+
+BREW_BOTH float label_share(bool own, float smoothing, int classes) { return (own ? 1 - smoothing : 0.0f) + smoothing / classes; }
+
+BREW_BOTH float minus_log(float p) { return -logf(p > 1.17549435e-38f ? p : 1.17549435e-38f); }
+
+// The loss of one position; p is the first of its `classes` probabilities, `step` apart.
+BREW_BOTH float cross_entropy(const float* p, long step, int label, int classes, float smoothing) {
+  if (smoothing == 0) return minus_log(p[label * step]);
+  float sum = 0;
+  for (int c = 0; c < classes; ++c) sum += label_share(c == label, smoothing, classes) * minus_log(p[c * step]);
+  return sum;
+}
