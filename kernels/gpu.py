@@ -310,6 +310,12 @@ class Kernels:
     def adam_update(self, w: Any, g: Any, h: Any, h2: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float, momentum2: float, delta: float) -> None:
         self.each("update", "adam_update", w.size, w, g, h, h2, float(scale), float(decay), l1, float(rate), float(momentum), float(momentum2), float(delta))
 
+    def rmsprop_momentum_update(self, w: Any, g: Any, h: Any, h2: Any, scale: float, decay: float, l1: bool, rate: float, rms_decay: float, momentum: float, delta: float) -> None:
+        self.each("update", "rmsprop_momentum_update", w.size, w, g, h, h2, float(scale), float(decay), l1, float(rate), float(rms_decay), float(momentum), float(delta))
+
+    def adamw_update(self, w: Any, g: Any, h: Any, h2: Any, scale: float, decay: float, l1: bool, rate: float, correction: float, momentum: float, momentum2: float, delta: float) -> None:
+        self.each("update", "adamw_update", w.size, w, g, h, h2, float(scale), float(decay), l1, float(rate), float(correction), float(momentum), float(momentum2), float(delta))
+
     def sum_squares(self, x: Any) -> float:
         blocks = min(-(-x.size // BLOCK), 256) or 1
         sums = self.xp.zeros(blocks, np.float64)

@@ -16,7 +16,10 @@ class AdamSolver(Solver):
 
     histories = 2
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+    def correction(self) -> float:
         p, t = self.param, self.iter + 1
-        correction = (1 - p.momentum2**t) ** 0.5 / (1 - p.momentum**t)
-        self.kernels.adam_update(*self.parts(slot), scale, decay, self.l1, rate * correction, p.momentum, p.momentum2, p.delta)
+        return float((1 - p.momentum2**t) ** 0.5 / (1 - p.momentum**t))
+
+    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+        p = self.param
+        self.kernels.adam_update(*self.parts(slot), scale, decay, self.l1, rate * self.correction(), p.momentum, p.momentum2, p.delta)

@@ -1,8 +1,10 @@
-"""Learning rates as functions of the iteration: Caffe's policies, and brew's cosine and linear warm-up."""
+"""Learning rates as functions of the iteration: Caffe's policies, SSD's plateau, and brew's cosine and linear warm-up."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import cos, exp, pi
+
+import numpy as np
 
 from ..engine.errors import Position, SolverError, nearest
 from ..proto import brew_pb2 as pb
@@ -16,6 +18,7 @@ POLICIES: dict[str, tuple[Rate, tuple[str, ...]]] = {
     "exp": (lambda p, i, _: p.base_lr * p.gamma**i, ("gamma",)),
     "inv": (lambda p, i, _: p.base_lr * (1 + p.gamma * i) ** -p.power, ("gamma", "power")),
     "multistep": (lambda p, i, step: p.base_lr * p.gamma**step, ("gamma", "stepvalue")),
+    "plateau": (lambda p, i, step: p.base_lr * p.gamma**step, ("gamma", "plateau_winsize")),     # see Plateau
     "poly": (lambda p, i, _: p.base_lr * max(0.0, 1 - i / p.max_iter) ** p.power, ("power", "max_iter")),
     "sigmoid": (lambda p, i, _: p.base_lr / (1 + exp(-p.gamma * (i - p.stepsize))), ("gamma", "stepsize")),
     # Loshchilov and Hutter 2017, without restarts: half a cosine from base_lr to min_lr at max_iter
@@ -32,8 +35,8 @@ def check(param: pb.SolverParameter, file: str = "") -> None:
     if not param.HasField("base_lr"):
         raise SolverError("base_lr must be given", at)
     for field in POLICIES[param.lr_policy][1]:
-        repeated = field == "stepvalue"
-        if not (param.stepvalue if repeated else param.HasField(field)):
+        repeated = field in ("stepvalue", "plateau_winsize")
+        if not (getattr(param, field) if repeated else param.HasField(field)):
             raise SolverError(f'lr_policy "{param.lr_policy}" needs {field}', at)
     if "gamma" in POLICIES[param.lr_policy][1] and param.gamma < 0:
         raise SolverError(f"gamma must not be negative, found {param.gamma:g}", at)
@@ -47,6 +50,23 @@ def advance(param: pb.SolverParameter, iteration: int, step: int) -> int:
     if param.lr_policy == "multistep" and step < len(param.stepvalue) and iteration >= param.stepvalue[step]:
         return step + 1
     return step
+
+
+class Plateau:
+    """The plateau policy's memory: a step is done when the loss has found no new minimum for plateau_winsize iterations, one
+    number for each step; the last rate then stays. From SSD's fork (Liu et al. 2016)."""
+
+    def __init__(self) -> None:
+        self.minimum, self.since = float(np.float32(1e38)), 0       # the smallest loss, and when it was seen or the step began
+
+    def advance(self, param: pb.SolverParameter, iteration: int, step: int, loss: float) -> int:
+        """The step at this iteration, after one with this (smoothed) loss."""
+        if float(np.float32(loss)) < self.minimum:         # single precision, as snapshots keep it
+            self.minimum, self.since = float(np.float32(loss)), iteration
+        if step < len(param.plateau_winsize) and iteration >= self.since + param.plateau_winsize[step]:
+            self.since = iteration
+            return step + 1
+        return step
 
 
 def rate(param: pb.SolverParameter, iteration: int, step: int = 0) -> float:

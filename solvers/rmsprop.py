@@ -6,14 +6,17 @@ from .solver import Solver, register
 
 @register("RMSProp")
 class RMSPropSolver(Solver):
-    """h = rms_decay h + (1 - rms_decay) g^2;  weight -= rate g / (sqrt(h) + delta).
+    """h = rms_decay h + (1 - rms_decay) g^2;  s = momentum s + rate g / (sqrt(h) + delta);  weight -= s.
 
         type: "RMSProp" base_lr: 0.01 rms_decay: 0.98
 
-    Tieleman and Hinton, Coursera lecture 6.5 (2012).  momentum must be 0, rms_decay in [0, 1).
+    Tieleman and Hinton, Coursera lecture 6.5 (2012); rms_decay in [0, 1). momentum, which Caffe does not allow here, is that
+    of Szegedy et al. 2016 and Chollet 2017. Histories: all h, then with momentum all s.
     """
 
-    histories, takes_momentum = 1, False
+    @property
+    def histories(self) -> int:                            # type: ignore[override]
+        return 2 if self.param.momentum else 1
 
     def _check(self) -> None:
         super()._check()
@@ -21,4 +24,8 @@ class RMSPropSolver(Solver):
             self._fail(f"rms_decay must be at least 0 and less than 1, found {self.param.rms_decay:g}")
 
     def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        self.kernels.rmsprop_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.rms_decay, self.param.delta)
+        p = self.param
+        if p.momentum:
+            self.kernels.rmsprop_momentum_update(*self.parts(slot), scale, decay, self.l1, rate, p.rms_decay, p.momentum, p.delta)
+        else:
+            self.kernels.rmsprop_update(*self.parts(slot), scale, decay, self.l1, rate, p.rms_decay, p.delta)

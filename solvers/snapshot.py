@@ -50,6 +50,11 @@ def save(solver: Solver) -> str:
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
     log.info("Snapshotting to %s file %s", what, model)
     (solver.net.save_hdf5 if hdf5 else solver.net.save)(model, solver.param.snapshot_diff)
+    if solver.average is not None:
+        average = f"{stem}_average.caffemodel{end}"
+        log.info("Snapshotting the average of the weights to %s", average)
+        with solver.averaged():
+            (solver.net.save_hdf5 if hdf5 else solver.net.save)(average)
     log.info("Snapshotting solver state to %s file %s", what, path)
     state = _state(solver, model)
     write_whole(path, (lambda aside: _write_hdf5(aside, state)) if hdf5 else state.SerializeToString())
@@ -61,13 +66,31 @@ def _state(solver: Solver, model: str) -> pb.SolverState:
                            loss_window=solver.losses, learned_net_sha256=_hash(model))
     for memory in _histories(solver):
         from_array(memory.store.read(PLAIN).reshape(memory.shape), state.history.add())
+    if solver.param.lr_policy == "plateau":
+        state.minimum_loss, state.iter_last_event = solver.plateau.minimum, solver.plateau.since
+    if solver.average is not None:
+        for memory in _memories(solver, solver.average):
+            from_array(memory.store.read(PLAIN).reshape(memory.shape), state.average.add())
     state.layer.extend(layer_states(solver))
     return state
 
 
 def _histories(solver: Solver) -> list[Any]:
     """One Memory for each parameter's history, all of the first kind before the second."""
-    return [solver.arena.as_memory(array, slot) for array in solver.history for slot in solver.arena.slots]
+    return [memory for array in solver.history for memory in _memories(solver, array)]
+
+
+def _memories(solver: Solver, array: Any) -> list[Any]:
+    """The parts of an array like the arena's, one for each parameter."""
+    return [solver.arena.as_memory(array, slot) for slot in solver.arena.slots]
+
+
+def _fill(memories: list[Any], arrays: list[np.ndarray]) -> None:
+    """Take values in plain order into parts of the arena."""
+    for array, memory in zip(arrays, memories):
+        layout = memory.store.home
+        memory.store.write(PLAIN)[...] = array.ravel()
+        memory.store.read(layout)                          # back into the arena
 
 
 def _hash(path: str) -> str:
@@ -108,15 +131,16 @@ def restore(solver: Solver, path: str) -> None:
     histories = _histories(solver)
     if len(state.history) != len(histories):
         raise SnapshotError(f"the state has {len(state.history)} histories; this solver and net need {len(histories)}", Position(path))
-    arrays = [to_array(blob) for blob in state.history]
-    for array, memory in zip(arrays, histories):
+    arrays, averages = ([to_array(blob) for blob in blobs] for blobs in (state.history, state.average))
+    for array, memory in zip([*arrays, *averages], [*histories, *_memories(solver, solver.arena.data)]):
         if array.size != memory.store.size:
             raise SnapshotError(f"a history has the shape {array.shape}, its parameter {memory.shape}", Position(path))
     solver.net.copy_from(_model_of(state, path))
-    for array, memory in zip(arrays, histories):
-        layout = memory.store.home
-        memory.store.write(PLAIN)[...] = array.ravel()
-        memory.store.read(layout)                          # back into the arena
+    _fill(histories, arrays)
+    if averages and solver.param.average_decay:
+        solver.average = solver.arena.zeros()
+        _fill(_memories(solver, solver.average), averages)
+    solver.plateau.minimum, solver.plateau.since = state.minimum_loss, state.iter_last_event
     solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)
     if state.HasField("seed"):
         solver.seed = state.seed

@@ -16,7 +16,7 @@ from ..engine.random import new_seed
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, to_text
 from . import lr_policy, snapshot
-from .lr_policy import advance, rate
+from .lr_policy import Plateau, advance, rate
 
 log = logging.getLogger("brew")
 SOLVERS: dict[str, type[Solver]] = {}
@@ -75,6 +75,8 @@ class Solver:
             net.share_with(self.net)
         self.arena = self.net.gather_parameters()
         self.history = [self.arena.zeros() for _ in range(self.histories)]
+        self.plateau = Plateau()
+        self.average: Any = None                          # of the weights, an array like the arena's, from the first update on
         for names in p.weights:
             for name in names.split(","):
                 self.load_weights(find_file(name.strip(), self.file))
@@ -98,6 +100,10 @@ class Solver:
             self._fail(f"iter_size must be at least 1, found {p.iter_size}")
         if p.weight_decay and p.regularization_type not in ("L1", "L2"):
             self._fail(f'regularization_type is L1 or L2, found "{p.regularization_type}"')
+        if not 0 <= p.average_decay < 1:
+            self._fail(f"average_decay must be at least 0 and less than 1, found {p.average_decay:g}")
+        if p.test_average and not p.average_decay:
+            self._fail("test_average needs average_decay, which keeps the average")
         if p.momentum and not self.takes_momentum:
             self._fail(f'momentum must be 0 for type "{p.type}", found {p.momentum:g}')
         self.prefix = snapshot.prefix_of(p, self.file)
@@ -214,15 +220,19 @@ class Solver:
     def apply_update(self, show: bool = False, debug: bool = False) -> None:
         """Change the weights by their gradients: clip, normalise by iter_size, decay, step."""
         p = self.param
-        step = advance(p, self.iter, self.current_step)
+        if p.lr_policy == "plateau":
+            step = self.plateau.advance(p, self.iter, self.current_step, self.smoothed_loss)
+        else:
+            step = advance(p, self.iter, self.current_step)
         if step != self.current_step:
             self.current_step = step
-            log.info("MultiStep Status: Iteration %d, step = %d", self.iter, step)
+            log.info("%s Status: Iteration %d, step = %d", "Plateau" if p.lr_policy == "plateau" else "MultiStep", self.iter, step)
         base = rate(p, self.iter, step)
         if show:
             log.info("Iteration %d, lr = %g", self.iter, base)
-        self.arena.open("data")
-        diff = self.arena.open("diff")
+        data, diff = self.arena.open("data"), self.arena.open("diff")
+        if p.average_decay and self.average is None:
+            self.average = data.copy()
         scale = 1.0 / p.iter_size
         if p.clip_gradients >= 0:
             norm = sqrt(self.kernels.sum_squares(diff))
@@ -232,6 +242,8 @@ class Solver:
         for i, slot in enumerate(self.arena.slots):
             if slot.lr_mult:
                 self.update(i, base * slot.lr_mult, scale, p.weight_decay * slot.decay_mult)
+        if p.average_decay:
+            self.kernels.linear(data, 1 - p.average_decay, self.average, p.average_decay)
         if debug:
             for owner in self.net.learnable:
                 log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
@@ -287,7 +299,26 @@ class Solver:
                 self.test(i)
 
     def test(self, number: int = 0) -> dict[str, list[float]]:
-        """Run one test net test_iter times; returns, and logs, the mean of each output's elements."""
+        """Run one test net test_iter times; returns, and logs, the mean of each output's elements. With test_average the
+        net has the average of the weights meanwhile."""
+        with self.averaged(self.param.test_average):
+            return self._test(number)
+
+    @contextmanager
+    def averaged(self, wanted: bool = True) -> Iterator[None]:
+        """Within, the weights are their moving average, if it is `wanted` and there is one already."""
+        if not wanted or self.average is None:
+            yield
+            return
+        data = self.arena.open("data")
+        kept = data.copy()
+        data[...] = self.average
+        try:
+            yield
+        finally:
+            self.arena.open("data")[...] = kept
+
+    def _test(self, number: int) -> dict[str, list[float]]:
         net, p = self.test_nets[number], self.param
         log.info("Iteration %d, Testing net (#%d)", self.iter, number)
         sums: dict[str, Any] = {}

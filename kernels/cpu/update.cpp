@@ -56,5 +56,13 @@ void bind_update(py::module_& m) {
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = adam_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, momentum, momentum2, delta); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"), py::arg("momentum2"), py::arg("delta"));
+  m.def("rmsprop_momentum_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float rms_decay, float momentum, float delta) {
+    float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
+    each(n, [=](long i) { w[i] -= g[i] = rmsprop_momentum_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, rms_decay, momentum, delta); });
+  }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("rms_decay"), py::arg("momentum"), py::arg("delta"));
+  m.def("adamw_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float correction, float momentum, float momentum2, float delta) {
+    float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
+    each(n, [=](long i) { w[i] -= g[i] = adamw_step(g[i] * scale, w[i], h + i, h2 + i, rate, correction, momentum, momentum2, delta, decay, l1); });
+  }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("correction"), py::arg("momentum"), py::arg("momentum2"), py::arg("delta"));
 }
 }  // namespace BREW_ISA

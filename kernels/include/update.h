@@ -47,3 +47,13 @@ BREW_BOTH float adam_step(float g, float* h, float* h2, float rate, float moment
   *h2 = momentum2 * *h2 + (1 - momentum2) * g * g;
   return rate * over_root(*h, *h2, delta);
 }
+
+// With momentum, as for Inception and Xception: h2 gathers the steps.
+BREW_BOTH float rmsprop_momentum_step(float g, float* h, float* h2, float rate, float decay, float momentum, float delta) {
+  return *h2 = momentum * *h2 + rmsprop_step(g, h, rate, decay, delta);
+}
+
+// Loshchilov and Hutter 2019: Adam's step from the gradient alone, and the weights decay by themselves.
+BREW_BOTH float adamw_step(float g, float w, float* h, float* h2, float rate, float correction, float momentum, float momentum2, float delta, float decay, int l1) {
+  return adam_step(g, h, h2, rate * correction, momentum, momentum2, delta) + rate * regularized(0, w, 0, decay, l1);
+}
