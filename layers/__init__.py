@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from . import accuracy as accuracy
+from . import annotated_data as annotated_data
 from . import argmax as argmax
 from . import axpy as axpy
 from . import batch_norm as batch_norm
@@ -14,6 +15,7 @@ from . import crop as crop
 from . import ctc_loss as ctc_loss
 from . import data as data
 from . import deconvolution as deconvolution
+from . import detection_evaluate as detection_evaluate
 from . import detection_output as detection_output
 from . import dropout as dropout
 from . import dummy_data as dummy_data
@@ -51,6 +53,7 @@ from . import reshape as reshape
 from . import rnn as rnn
 from . import roi_pooling as roi_pooling
 from . import scale as scale
+from . import seg_accuracy as seg_accuracy
 from . import separable_convolution as separable_convolution
 from . import sigmoid_cross_entropy_loss as sigmoid_cross_entropy_loss
 from . import silence as silence

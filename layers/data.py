@@ -48,23 +48,40 @@ class DataLayer(BatchLayerState, Layer):
         record, encoded = self.database.first()
         channels, height, width = self._measure(*record)
         self.transformer.check(channels, height, width)
-        self.prefetcher = Prefetcher(self._make, p.prefetch, workers=2 if encoded else 1)
+        self.prefetcher = Prefetcher(self._make, p.prefetch, workers=2 if encoded or self.transformer.augments else 1)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         if len(top) > 1:
-            top[1].reshape(self.batch_size)
+            top[1].reshape(*self.label_shape())
+
+    def label_shape(self) -> tuple[int, ...]:
+        return (self.batch_size,)
+
+    def datum(self, record: bytes) -> bytes:
+        """The Datum that a record holds, or is. Raises ValueError."""
+        return record
 
     def _measure(self, key: bytes, record: bytes) -> tuple[int, int, int]:
         """(channels, height, width) of a record, decoded if it must be."""
         try:
-            channels, height, width, _, encoded, start, length, _ = cpu.parse_datum(record)
+            channels, height, width, _, encoded, *_ = cpu.parse_datum(self.datum(record))
         except ValueError as e:
             raise self.broken(key, str(e)) from None
+        if encoded:
+            height, width, channels = self.image(key, record).shape
+        return channels, height, width
+
+    def image(self, key: bytes, record: bytes) -> np.ndarray:
+        """The pixels (H, W, C) of a record, decoded if it must be."""
+        record = self.datum(record)
+        channels, height, width, _, encoded, start, length, _ = cpu.parse_datum(record)
         if encoded:
             image = self.transformer.decode(record[start:start + length])
             if image is None:
                 raise self.broken(key, "it is encoded, and holds no image that can be decoded")
-            height, width, channels = image.shape
-        return channels, height, width
+            return image
+        if length != channels * height * width:
+            raise self.broken(key, "it holds no bytes of pixels, as augmentation needs")
+        return np.ascontiguousarray(np.frombuffer(record, np.uint8, length, start).reshape(channels, height, width).transpose(1, 2, 0))
 
     def broken(self, key: bytes, what: str) -> DataError:
         return DataError(f"record {key.decode(errors='replace')!r} cannot be used: {what}\n  read by layer \"{self.name}\"", Position(self.source))
@@ -74,33 +91,45 @@ class DataLayer(BatchLayerState, Layer):
         top[0].reshape(*images.shape)
         top[0].value.adopt(images)
         if len(top) > 1:
+            top[1].reshape(*labels.shape)
             top[1].value.adopt(labels)
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch number `batch`: what it holds depends on nothing else."""
+    def fetch(self, batch: int) -> tuple[list[bytes], list[bytes]]:
+        """(keys, records) of a batch."""
         n, size = self.batch_size, self.database.size
         places = np.arange(batch * n, (batch + 1) * n)
         if self.shuffle:
             orders = {e: permutation(self.seed, f"{self.name}/shuffle", e, size) for e in {int(e) for e in places // size}}
             places = np.array([orders[int(at // size)][at % size] for at in places])
-        keys, records = self.database.read(places % size, walk=not self.shuffle)
+        return self.database.read(places % size, walk=not self.shuffle)
+
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Batch number `batch`: what it holds depends on nothing else."""
+        n, (keys, records) = self.batch_size, self.fetch(batch)
         channels, height, width = self._measure(keys[0], records[0])
         self.transformer.check(channels, height, width)
         crops = self.transformer.crops(n, height, width, batch)
         images = np.empty((n, channels, *self.transformer.size(height, width)), np.float32)
         labels = np.empty(n, np.float32)
-        encoded, unusable = self.transformer.records(records, images, labels, crops, height, width)
-        for i in unusable:
-            raise self.broken(keys[i], self._why(records[i], channels, height, width))
-        for i in encoded:
-            *_, start, length, _ = cpu.parse_datum(records[i])
-            image = self.transformer.decode(records[i][start:start + length])
-            if image is None:
-                raise self.broken(keys[i], "it is encoded, and holds no image that can be decoded")
-            if image.shape != (height, width, channels):
+        if self.transformer.augments:
+            rest = list(range(n))
+            labels[...] = [self._label(key, record) for key, record in zip(keys, records)]
+        else:
+            rest, unusable = self.transformer.records(records, images, labels, crops, height, width)
+            for i in unusable:
+                raise self.broken(keys[i], self._why(records[i], channels, height, width))
+        for i in rest:
+            image = self.image(keys[i], records[i])
+            if not self.transformer.alike(image.shape, (height, width, channels)):
                 raise self.broken(keys[i], f"its image is {image.shape[0]} x {image.shape[1]} x {image.shape[2]}, the batch began with {height} x {width} x {channels}")
-            self.transformer.image(image, images, i, *crops[i])
+            self.transformer.image(image, images, i, crops[i], batch)
         return images, labels
+
+    def _label(self, key: bytes, record: bytes) -> float:
+        try:
+            return float(cpu.parse_datum(record)[3])
+        except ValueError as e:
+            raise self.broken(key, str(e)) from None
 
     def _why(self, record: bytes, channels: int, height: int, width: int) -> str:
         try:

@@ -94,10 +94,10 @@ class ImageDataLayer(BatchLayerState, Layer):
                 self.transformer.check(shape[2], *shape[:2])
                 images = np.empty((self.batch_size, shape[2], *self.transformer.size(*shape[:2])), np.float32)
                 crops = self.transformer.crops(self.batch_size, shape[0], shape[1], batch)
-            if image.shape != shape:
+            if not self.transformer.alike(image.shape, shape):
                 path, _, line = self.lines[number]
                 raise DataError(f"{path} has {image.shape[:2]} pixels, the batch began with {shape[:2]}\n  set new_height and new_width, or batch_size: 1", Position(self.source, line))
-            self.transformer.image(image, images, i, *crops[i])
+            self.transformer.image(image, images, i, crops[i], batch)
         assert images is not None
         return images, np.array([self.lines[n][1] for n in chosen], np.float32)
 

@@ -28,6 +28,7 @@ class MemoryDataLayer(Layer):
         self.shape = (p.batch_size, p.channels, p.height, p.width)
         self.require(all(self.shape), f"batch_size, channels, height and width must be given and be more than 0, found {self.shape}", "memory_data_param")
         self.transformer = Transformer(self)
+        self.require(not self.transformer.augments, "augmentation is for images of bytes; MemoryData has arrays of floats", "transform_param")
         self.transformer.check(self.shape[1], *self.shape[2:])
         top[0].reshape(*self.shape[:2], *self.transformer.size(*self.shape[2:]))
         top[1].reshape(self.shape[0])

@@ -1,4 +1,4 @@
-"""The data transformer: crop, mirror, subtract the mean, scale (message TransformationParameter)."""
+"""The data transformer: augmentation, crop, mirror, subtract the mean, scale (message TransformationParameter)."""
 from __future__ import annotations
 
 from typing import Any
@@ -10,6 +10,7 @@ from ..engine.random import words
 from ..kernels import cpu
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_binary, to_array
+from .augment import Augmenter
 
 
 class Transformer:
@@ -31,14 +32,16 @@ class Transformer:
             path = find_file(p.mean_file, layer.param.position.file)
             self.mean = to_array(read_binary(path, pb.BlobProto(), "mean file"))
             self.mean_shape = self.mean.shape[-3:]
+        self.augmenter = Augmenter(layer, self.mean)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the result."""
-        return (self.crop, self.crop) if self.crop else (height, width)
+        return (self.crop, self.crop) if self.crop else self.augmenter.size(height, width)
 
     def check(self, channels: int, height: int, width: int) -> None:
         """Raise an error about the layer unless images of this size can be transformed."""
         require = self.layer.require
+        height, width = self.augmenter.size(height, width)
         require(self.crop <= min(height, width), f"crop_size {self.crop} is larger than the image, {height} x {width} pixels", "transform_param.crop_size", DataError)
         if self.mean_shape:
             require(self.mean_shape == (channels, height, width), f"the mean file is for images of shape {self.mean_shape}, these have {(channels, height, width)}", "transform_param.mean_file", DataError)
@@ -48,6 +51,7 @@ class Transformer:
     def crops(self, n: int, height: int, width: int, batch: int) -> np.ndarray:
         """(n, 3) int32: top, left and mirror (0 or 1) of each image of the batch."""
         out_h, out_w = self.size(height, width)
+        height, width = self.augmenter.size(height, width)
         random = words(self.layer.seed, f"{self.layer.name}/transform", batch, 3 * n).reshape(n, 3)
         crops = np.empty((n, 3), np.int32)
         if self.train:
@@ -62,9 +66,28 @@ class Transformer:
         """Transform all Datums of a batch that hold pixels; returns the places of (encoded, unusable) records."""
         return cpu.transform_records(records, out, labels, crops, height, width, self.mean, self.scale)  # type: ignore[no-any-return]
 
-    def image(self, image: np.ndarray, out: np.ndarray, i: int, row: int, column: int, mirror: bool) -> None:
-        """Transform a decoded image (H, W, C) into out[i]."""
-        cpu.transform_image(image, out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
+    def alike(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether images of these shapes (H, W, C) may be in one batch."""
+        return a[2:] == b[2:] and self.augmenter.size(a[0], a[1]) == self.augmenter.size(b[0], b[1])
+
+    @property
+    def augments(self) -> bool:
+        """Whether images are changed before the crop, so that they are needed as images."""
+        return self.augmenter.active
+
+    def image(self, image: np.ndarray, out: np.ndarray, i: int, crop: np.ndarray, batch: int) -> None:
+        """Transform a decoded image (H, W, C), the i-th of a batch, into out[i]; `crop` is its row of crops()."""
+        row, column, mirror = crop
+        if not self.augments:
+            cpu.transform_image(image, out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
+            return
+        draw = self.augmenter.draw(batch, i)
+        cpu.transform_image(self.augmenter.apply(image, draw), out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
+        self.augmenter.finish(out[i], draw)
+
+    def place(self, image: np.ndarray, out: np.ndarray, i: int, mirror: bool) -> None:
+        """Only mirror, mean and scale: an image (H, W, C) of out's size into out[i]."""
+        cpu.transform_image(image, out, i, 0, 0, mirror, self.mean, self.scale)
 
     def floats(self, image: np.ndarray, out: np.ndarray, i: int, row: int, column: int, mirror: bool) -> None:
         """Transform an array (C, H, W) into out[i]."""

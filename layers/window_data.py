@@ -45,6 +45,7 @@ class WindowDataLayer(BatchLayerState, Layer):
         self.require(p.crop_mode in ("warp", "square"), f'crop_mode is "warp" or "square", found "{p.crop_mode}"', "window_data_param.crop_mode")
         self.require(2 * p.context_pad < self.crop, f"context_pad {p.context_pad} leaves nothing of crop_size {self.crop}", "window_data_param.context_pad")
         self.transformer = Transformer(self)
+        self.require(not self.transformer.augments, "augmentation is for whole images; WindowData has crop and mirror", "transform_param")
         self.scale = np.float32(p.scale if p.HasField("scale") else t.scale)
         self.mean = self._mean()
         self.foreground: list[tuple[str, int, tuple[int, ...]]] = []        # (path, label, x1 y1 x2 y2)

@@ -215,7 +215,7 @@ BAD = [
     ('layer { name: "p" type: "Pooling" bottom: "x0" top: "y" pooling_param { kernel_size: 2 pad: 2 } }', "2:88: layer \"p\" (type \"Pooling\"): pad must be smaller than the kernel, found pad (2, 2) and kernel (2, 2)"),
     ('layer { name: "i" type: "InnerProduct" bottom: "x0" top: "y" }', "num_output must be given, and be more than 0"),
     ('layer { name: "i" type: "InnerProduct" bottom: "x0" top: "y" inner_product_param { num_output: 2 weight_filler { type: "xavir" } } }', 'no filler is called "xavir"; there are bilinear'),
-    ('layer { name: "l" type: "SoftmaxWithLoss" bottom: "x0" bottom: "x0" }', "the scores (2, 3, 8, 8) have 128 positions; there are 384 labels"),
+    ('layer { name: "r" type: "Reduction" bottom: "x0" top: "r" reduction_param { axis: 1 } } layer { name: "l" type: "SoftmaxWithLoss" bottom: "x0" bottom: "r" }', "the scores (2, 3, 8, 8) have 128 positions; there are 2 labels"),
     ('layer { name: "r" type: "Reshape" bottom: "x0" top: "y" reshape_param { shape { dim: 5 dim: -1 } } }', "384 values do not divide into (5, -1)"),
     ('layer { name: "r" type: "ReLU" bottom: "x0" top: "y" include { phase: TRAIN } exclude { phase: TEST } }', "has either include or exclude rules, not both"),
     ('layer { name: "r" type: "ReLU" bottom: "x0" top: "y" param { lr_mult: 1 } }', "has 0 parameters and 1 param specifications"),
