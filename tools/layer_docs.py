@@ -17,9 +17,18 @@ from ..proto import brew_pb2 as pb
 
 def pages() -> dict[str, str]:
     """{file name: text} of all pages, and of the list of them."""
-    found = {f"{name.lower()}.md": page(name) for name in sorted(LAYERS)}
-    lines = [f"- [{name}]({name.lower()}.md): {first_sentence(name)}" for name in sorted(LAYERS)]
+    found = {f"{name.lower()}.md": page(name) for name in sorted(own_names().values())}
+    lines = [f"- [{name}]({own_names()[LAYERS[name]].lower()}.md): " + (first_sentence(name) if name in own_names().values() else f"another name for {own_names()[LAYERS[name]]}.")
+             for name in sorted(LAYERS)]
     found["readme.md"] = "# Layers\n\nWritten by `python -m brew.tools.layer_docs docs/layers` from docstrings and schema.\n\n" + "\n".join(lines) + "\n"
+    return found
+
+
+def own_names() -> dict[type, str]:
+    """Each layer class with its name; others under which it is registered are further names for it."""
+    found: dict[type, str] = {}
+    for name, cls in LAYERS.items():
+        found.setdefault(cls, name)
     return found
 
 
@@ -34,7 +43,8 @@ def first_sentence(name: str) -> str:
 def page(name: str) -> str:
     """A page: the docstring, and the parameters with their defaults."""
     parts = doc(name).split("\n\n")
-    text = [f"# {name}", parts[0]]
+    others = [other for other, cls in LAYERS.items() if cls is LAYERS[name] and other != name]
+    text = [f"# {name}", *([f"Also as {', '.join(others)}."] if others else []), parts[0]]
     for part in parts[1:]:
         lines = part.splitlines()
         is_code = all(not line or line.startswith("    ") for line in lines)
