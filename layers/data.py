@@ -1,12 +1,6 @@
-"""Data: batches of records from an LMDB database."""
+"""Data: batches of records from a database."""
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
-
-import lmdb
 import numpy as np
 
 from ..engine.blob import Blob
@@ -16,20 +10,22 @@ from ..engine.random import permutation
 from ..kernels import cpu
 from ..proto import brew_pb2 as pb
 from ..proto import find_file
+from .database import open_database
 from .prefetch import BatchLayerState, Prefetcher
 from .transformer import Transformer
 
 
 @register("Data")
 class DataLayer(BatchLayerState, Layer):
-    """Images and labels from a database of Datum records, read ahead by a thread.
+    """Images and labels from an LMDB of Datum records, or a LevelDB with the extra [leveldb], read ahead by a thread.
 
         layer { name: "mnist" type: "Data" top: "data" top: "label" transform_param { scale: 0.00390625 }
                 data_param { source: "mnist_train_lmdb" batch_size: 64 backend: LMDB } }
 
     Tops:  (batch_size, C, H, W), or the crop's size; and labels (batch_size).
 
-    source       the database's folder, seen from the working directory or from the prototxt.
+    source       the database's folder, seen from the working directory or from the prototxt; what lies there says which of
+                 the two it is, whatever `backend` says.
     batch_size   records.     prefetch   batches read ahead, default 4.
     shuffle      a new order of all records in each epoch (not in Caffe); else the order of the keys, again and again.
     Images may be raw or encoded (JPEG, PNG); transform_param says what is done to them.
@@ -44,7 +40,7 @@ class DataLayer(BatchLayerState, Layer):
         self.batch_size, self.shuffle = p.batch_size, p.shuffle
         self.source = find_file(p.source, self.param.position.file)
         self.transformer = Transformer(self)
-        self.database = Database(self.source)
+        self.database = open_database(self.source)
         record, encoded = self.database.first()
         channels, height, width = self._measure(*record)
         self.transformer.check(channels, height, width)
@@ -139,89 +135,3 @@ class DataLayer(BatchLayerState, Layer):
         if (c, h, w) != (channels, height, width):
             return f"its image has the shape {(c, h, w)}, the batch began with {(channels, height, width)}"
         return f"its image has the shape {(c, h, w)}, and {length or floats} values"
-
-
-_open: WeakValueDictionary[tuple[str, int], lmdb.Environment] = WeakValueDictionary()
-
-
-def open_once(folder: str) -> lmdb.Environment:
-    """The LMDB environment of a folder: a process may open each only once, and several layers may read it."""
-    path = os.path.realpath(folder)
-    key = path, os.stat(os.path.join(path, "data.mdb")).st_ino
-    env = _open.get(key)
-    if env is None:
-        env = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
-        whole, have = (env.info()["last_pgno"] + 1) * env.stat()["psize"], os.path.getsize(os.path.join(path, "data.mdb"))
-        if have < whole:                                       # reading beyond the end of a mapped file kills the process
-            raise DataError(f"the database is cut off: data.mdb has {have} bytes of {whole}", Position(folder))
-        _open[key] = env
-    return env
-
-
-class Database:
-    """An LMDB opened for reading: records in the order of their keys."""
-
-    def __init__(self, folder: str):
-        self.folder = folder
-        if not (Path(folder) / "data.mdb").exists():
-            kind = "this is a LevelDB, which needs conversion" if list(Path(folder).glob("*.ldb")) or (Path(folder) / "CURRENT").exists() else "there is no LMDB here"
-            raise DataError(f"{kind} (no data.mdb in the folder)\n  `brew data` makes databases", Position(folder))
-        try:
-            self.env = open_once(folder)
-            self.size = self.env.stat()["entries"]
-            if not self.size:
-                raise DataError("the database is empty", Position(folder))
-        except lmdb.Error as e:
-            raise DataError(f"the database cannot be read: {e}", Position(folder)) from None
-        self.keys: list[bytes] | None = None                   # all of them, in order; read when shuffling begins
-        self.ends: dict[int, bytes] = {}                       # where walks ended: the key of the record after
-
-    def first(self) -> tuple[tuple[bytes, bytes], bool]:
-        """((key, record), whether it is encoded) of the first record."""
-        try:
-            with self.env.begin() as txn, txn.cursor() as cursor:
-                cursor.first()
-                key, record = cursor.item()
-        except lmdb.Error as e:
-            raise DataError(f"the database cannot be read: {e}", Position(self.folder)) from None
-        try:
-            return (key, record), bool(cpu.parse_datum(record)[4])
-        except ValueError:
-            return (key, record), False
-
-    def read(self, places: np.ndarray, walk: bool) -> tuple[list[bytes], list[bytes]]:
-        """(keys, records) at these places. walk: they follow each other, and one cursor steps through them."""
-        keys: list[bytes] = []
-        records: list[Any] = []
-        try:
-            if not walk:
-                if self.keys is None:
-                    with self.env.begin() as txn, txn.cursor() as cursor:
-                        self.keys = list(cursor.iternext(keys=True, values=False))
-                with self.env.begin() as txn:
-                    for place in places:
-                        keys.append(self.keys[place])
-                        records.append(txn.get(keys[-1]))
-                return keys, records
-            with self.env.begin() as txn, txn.cursor() as cursor:
-                self._seek(cursor, int(places[0]))
-                for place in places:
-                    if place == 0:
-                        cursor.first()
-                    key, record = cursor.item()
-                    keys.append(key)
-                    records.append(record)
-                    cursor.next()
-                self.ends[(int(places[-1]) + 1) % self.size] = cursor.key()
-        except (lmdb.Error, TypeError) as e:
-            raise DataError(f"the database cannot be read after record {keys[-1].decode(errors='replace') if keys else '(none)'!r}: {e}", Position(self.folder)) from None
-        return keys, records
-
-    def _seek(self, cursor: lmdb.Cursor, place: int) -> None:
-        """Stand on record number `place`: at once where the last walk ended there, else by stepping."""
-        key = self.ends.pop(place, b"")
-        if key and cursor.set_key(key):
-            return
-        cursor.first()
-        for _ in range(place):
-            cursor.next()

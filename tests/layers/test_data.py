@@ -242,3 +242,41 @@ def test_a_label_out_of_range_is_an_error(device: str) -> None:
     n = one_layer_net('type: "SoftmaxWithLoss" top: "y"', (3, 4), (3,))
     with pytest.raises(DataError, match=r'layer "l" \(type "SoftmaxWithLoss"\): the label at position 1 of the batch is 4; there are 4 classes, 0 to 3'):
         n.forward(b0=np.zeros((3, 4)), b1=np.array([0, 4, 5]))
+
+
+# --------------------------------------------------------------------------------------------------------------- LevelDB
+
+def level_database(folder: str = "level") -> None:
+    plyvel = pytest.importorskip("plyvel", reason="no plyvel: pip install 'brew[leveldb]'")
+    db = plyvel.DB(folder, create_if_missing=True)
+    for i, image in enumerate(IMAGES):
+        db.put(f"{i:08d}".encode(), pb.Datum(channels=3, height=8, width=9, data=image.tobytes(), label=i).SerializeToString())
+    db.close()
+
+
+def test_a_leveldb_holds_the_same_as_an_lmdb() -> None:
+    database()
+    level_database()
+    for more in ("", "shuffle: true"):
+        both = [batches(net(f'data_param {{ source: "{folder}" batch_size: 4 {more} }}'), 6) for folder in ("db", "level")]
+        assert (both[0][0] == both[1][0]).all() and both[0][1].tolist() == both[1][1].tolist()
+
+
+def test_two_layers_may_read_one_leveldb() -> None:
+    level_database()
+    first, second = (net('data_param { source: "level" batch_size: 5 }') for _ in range(2))
+    assert (batches(first, 1)[0] == batches(second, 1)[0]).all()
+
+
+def test_without_plyvel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    level_database()
+    monkeypatch.setitem(__import__("sys").modules, "plyvel", None)
+    with pytest.raises(DataError, match=r"level: this is a LevelDB, which plyvel reads: pip install 'brew\[leveldb\]'"):
+        net('data_param { source: "level" batch_size: 5 }')
+
+
+def test_a_damaged_leveldb_is_named() -> None:
+    level_database()
+    Path("level/CURRENT").write_text("nothing\n")
+    with pytest.raises(DataError, match="level: the LevelDB cannot be opened"):
+        net('data_param { source: "level" batch_size: 5 }')
