@@ -126,7 +126,7 @@ class LevelDatabase:
         except ImportError:
             raise DataError("this is a LevelDB, which plyvel reads: pip install 'brew[leveldb]'", Position(folder)) from None
         try:
-            self.db: Any = plyvel.DB(folder, create_if_missing=False)
+            self.db: Any = plyvel.DB(os.path.realpath(folder), create_if_missing=False)      # its lock goes by the name
             self.keys = list(self.db.iterator(include_value=False))
         except (plyvel.Error, OSError) as e:
             raise DataError(f"the LevelDB cannot be opened: {e}\n  LevelDB lets one process at a time open it, and must be able to write beside it", Position(folder)) from None
