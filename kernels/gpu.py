@@ -261,16 +261,26 @@ class Kernels:
         return self.ints((*shape, *(0,) * (1 + 6 * MAX_AXES - len(shape))))
 
     def conv_forward(self, x: Any, w: Any, bias: Any, y: Any, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        if groups == channels > 1:
+            self.each("im2col", "depthwise_forward", y.size, x, w, y, outputs, outputs // channels, self._shape(shape))
+            self._add_bias(y, bias, images, outputs)
+            return
         conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
         x, w, out, m = x.reshape(images, channels * plane), w.reshape(groups, -1), y.reshape(images, groups, -1), outputs // groups
         for n in range(images):
             self.each("im2col", "im2col", columns.size, x[n], columns, conv)
             for g in range(groups):
                 self.backend.gemm(False, False, m, width, rows, w[g], columns[g * rows * width:(g + 1) * rows * width], out[n, g], 0.0)
+        self._add_bias(y, bias, images, outputs)
+
+    def _add_bias(self, y: Any, bias: Any, images: int, outputs: int) -> None:
         if bias is not None:
-            self.scale_forward(y, None, bias, y, (images, outputs, width))
+            self.scale_forward(y, None, bias, y, (images, outputs, y.size // (images * outputs)))
 
     def conv_backward_data(self, dy: Any, w: Any, dx: Any, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        if groups == channels > 1:
+            self.each("im2col", "depthwise_backward", dx.size, dy, w, dx, channels, outputs // channels, self._shape(shape))
+            return
         conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
         dy, w, dx, m = dy.reshape(images, groups, -1), w.reshape(groups, -1), dx.reshape(images, channels * plane), outputs // groups
         for n in range(images):
@@ -279,16 +289,19 @@ class Kernels:
             self.each("im2col", "col2im", channels * plane, columns, dx[n], conv)
 
     def conv_backward_weights(self, x: Any, dy: Any, dw: Any, dbias: Any, beta: float, images: int, channels: int, outputs: int, groups: int, shape: Any) -> None:
+        if dbias is not None:
+            if beta == 0:
+                dbias[...] = 0
+            self.scale_gradients(None, dy, None, dbias, (images, outputs, dy.size // max(images * outputs, 1)))
+        if groups == channels > 1:
+            self.run("im2col", "depthwise_weights", dw.size, x, dy, dw, float(beta), images, outputs, outputs // channels, self._shape(shape))
+            return
         conv, rows, width, plane, columns = self._conv(images, channels, outputs, groups, shape)
         x, out, dw, m = x.reshape(images, channels * plane), dy.reshape(images, groups, -1), dw.reshape(groups, -1), outputs // groups
         for n in range(images):
             self.each("im2col", "im2col", columns.size, x[n], columns, conv)
             for g in range(groups):
                 self.backend.gemm(False, True, m, rows, width, out[n, g], columns[g * rows * width:(g + 1) * rows * width], dw[g], 1.0 if n else beta)
-        if dbias is not None:
-            if beta == 0:
-                dbias[...] = 0
-            self.scale_gradients(None, dy, None, dbias, (images, outputs, width))
 
     # -------------------------------------------------------------------------------------------------------- update
 

@@ -5,8 +5,9 @@ from ..engine.layer import LAYERS
 from ..proto import brew_pb2 as pb
 from ..proto.text import locate
 
-LEARN = {"Bias", "Convolution", "Deconvolution", "Embed", "InnerProduct", "LSTM", "PReLU", "Parameter", "RNN", "Scale"}
-RESULTS = {"Accuracy", "ArgMax", "Softmax"}            # their tops are there to be looked at
+LEARN = {"BN", "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed", "InnerProduct", "LSTM", "Normalize", "PReLU",
+         "Parameter", "RNN", "Scale", "SeparableConvolution"}
+RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEvaluate", "DetectionOutput", "SegAccuracy", "Softmax"}      # their tops are there to be looked at
 
 
 def mistakes(net: pb.NetParameter, phase: int) -> list[str]:
@@ -32,8 +33,10 @@ def _batch_norms(net: pb.NetParameter, trains: bool) -> list[str]:
     for i, layer in enumerate(net.layer):
         if layer.type != "BatchNorm":
             continue
+        p = layer.batch_norm_param
+        learns = p.scale_bias or p.HasField("scale_filler") or p.HasField("bias_filler")
         after = next((other for other in net.layer[i + 1:] if set(layer.top) & set(other.bottom)), None)
-        if after is None or after.type != "Scale":
+        if not learns and (after is None or after.type != "Scale"):
             found.append(warning(layer, "is not followed by a Scale layer: its result has mean 0 and variance 1 for good\n"
                                  "  Scale with bias_term: true learns both, as in the paper"))
         if trains and layer.batch_norm_param.use_global_stats:

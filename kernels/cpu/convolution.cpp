@@ -20,26 +20,63 @@ ConvShape conv_shape(const std::vector<int>& v) {   // axes, then for each axis:
   return s;
 }
 
+// The outputs of one line (all but the last axis fixed) that kernel element `element` takes from the image: output `first`
+// <= o < `last` sees pixel `start` + o * stride of the channel. Divisions are made once for a line, not for each pixel.
+struct Line { long start; int first, last, stride; };
+Line line_of(const ConvShape& s, long element, long outer) {
+  const ConvAxis& x = s.axis[s.axes - 1];
+  const int shift = (int)(element % x.kernel) * x.dilation - x.pad;
+  element /= x.kernel;
+  Line line{0, 0, 0, x.stride};
+  long step = x.in;
+  for (int a = s.axes - 2; a >= 0; --a) {
+    const ConvAxis& y = s.axis[a];
+    const long i = outer % y.out * y.stride - y.pad + element % y.kernel * y.dilation;
+    if (i < 0 || i >= y.in) return line;
+    line.start += i * step;
+    step *= y.in;
+    outer /= y.out;
+    element /= y.kernel;
+  }
+  line.start += shift;
+  line.first = shift < 0 ? std::min((-shift + x.stride - 1) / x.stride, x.out) : 0;
+  line.last = shift >= x.in ? 0 : std::min((x.in - 1 - shift) / x.stride + 1, x.out);
+  if (line.last < line.first) line.last = line.first;
+  return line;
+}
+int line_length(const ConvShape& s) { return s.axis[s.axes - 1].out; }
+
 void im2col(const float* image, float* columns, int channels, const ConvShape& s) {
-  const long rows = (long)channels * kernel_count(s), width = out_count(s);
+  const long kernel = kernel_count(s), rows = channels * kernel, width = out_count(s), plane = in_count(s);
+  if (!s.axes) { std::memcpy(columns, image, channels * sizeof(float)); return; }
+  const int length = line_length(s);
 #pragma omp parallel for if (rows * width > kGrain)
   for (long r = 0; r < rows; ++r)
-    for (long o = 0; o < width; ++o) {
-      const long at = pixel_of(s, r, o);
-      columns[r * width + o] = at < 0 ? 0.0f : image[at];
+    for (long outer = 0; outer < width / length; ++outer) {
+      const Line line = line_of(s, r % kernel, outer);
+      const float* from = image + r / kernel * plane + line.start;
+      float* to = columns + r * width + outer * length;
+      std::fill(to, to + line.first, 0.0f);
+      if (line.stride == 1) std::copy(from + line.first, from + line.last, to + line.first);
+      else for (int o = line.first; o < line.last; ++o) to[o] = from[(long)o * line.stride];
+      std::fill(to + line.last, to + length, 0.0f);
     }
 }
 
 // Columns that share a pixel lie in the same channel: channels may run on different threads.
 void col2im(const float* columns, float* image, int channels, const ConvShape& s) {
   const long kernel = kernel_count(s), width = out_count(s), plane = in_count(s);
+  if (!s.axes) { std::memcpy(image, columns, channels * sizeof(float)); return; }
+  const int length = line_length(s);
 #pragma omp parallel for if (channels * kernel * width > kGrain)
   for (long c = 0; c < channels; ++c) {
     std::memset(image + c * plane, 0, plane * sizeof(float));
-    for (long r = c * kernel; r < (c + 1) * kernel; ++r)
-      for (long o = 0; o < width; ++o) {
-        const long at = pixel_of(s, r, o);
-        if (at >= 0) image[at] += columns[r * width + o];
+    for (long k = 0; k < kernel; ++k)
+      for (long outer = 0; outer < width / length; ++outer) {
+        const Line line = line_of(s, k, outer);
+        const float* from = columns + (c * kernel + k) * width + outer * length;
+        float* to = image + c * plane + line.start;
+        for (int o = line.first; o < line.last; ++o) to[(long)o * line.stride] += from[o];
       }
   }
 }
@@ -51,7 +88,81 @@ struct Conv {
   long width() const { return out_count(s); }
 };
 
+void add_bias(const Conv& v, const float* bias, float* out) {         // of one image
+  for (long o = 0; o < v.outputs; ++o)
+    for (long i = 0; i < v.width(); ++i) out[o * v.width() + i] += bias[o];
+}
+
+// One channel to a group: a matrix product of one row would be mostly im2col. f(line of x's plane, where it begins in y's
+// plane, kernel element) for all lines that meet.
+template <class F>
+void each_line(const ConvShape& s, F f) {
+  const long kernel = kernel_count(s), width = out_count(s);
+  const int length = line_length(s);
+  for (long outer = 0; outer < width / length; ++outer)
+    for (long k = 0; k < kernel; ++k) f(line_of(s, k, outer), outer * length, k);
+}
+bool depthwise(const Conv& v) { return v.groups == v.channels && v.groups > 1 && v.s.axes > 0; }
+
+void depthwise_forward(const Conv& v, const float* x, const float* w, const float* bias, float* y) {
+  const long kernel = kernel_count(v.s), width = v.width(), plane = in_count(v.s), each = v.outputs / v.channels;
+#pragma omp parallel for if (v.images * v.outputs * width > kGrain)
+  for (long i = 0; i < v.images * v.outputs; ++i) {
+    const float *image = x + i / each * plane, *filter = w + i % v.outputs * kernel;
+    float* out = y + i * width;
+    std::fill(out, out + width, bias ? bias[i % v.outputs] : 0.0f);
+    each_line(v.s, [=](const Line& line, long at, long k) {
+      const float f = filter[k];
+      if (line.stride == 1) {
+#pragma omp simd
+        for (int o = line.first; o < line.last; ++o) out[at + o] += f * image[line.start + o];
+      } else {
+        for (int o = line.first; o < line.last; ++o) out[at + o] += f * image[line.start + (long)o * line.stride];
+      }
+    });
+  }
+}
+void depthwise_data(const Conv& v, const float* dy, const float* w, float* dx) {
+  const long kernel = kernel_count(v.s), width = v.width(), plane = in_count(v.s), each = v.outputs / v.channels;
+#pragma omp parallel for if (v.images * v.channels * plane > kGrain)
+  for (long i = 0; i < v.images * v.channels; ++i) {
+    float* image = dx + i * plane;
+    std::memset(image, 0, plane * sizeof(float));
+    for (long m = 0; m < each; ++m) {
+      const float *out = dy + (i * each + m) * width, *filter = w + (i % v.channels * each + m) * kernel;
+      each_line(v.s, [=](const Line& line, long at, long k) {
+        const float f = filter[k];
+        if (line.stride == 1) {
+#pragma omp simd
+          for (int o = line.first; o < line.last; ++o) image[line.start + o] += f * out[at + o];
+        } else {
+          for (int o = line.first; o < line.last; ++o) image[line.start + (long)o * line.stride] += f * out[at + o];
+        }
+      });
+    }
+  }
+}
+void depthwise_weights(const Conv& v, const float* x, const float* dy, float* dw, float beta) {
+  const long kernel = kernel_count(v.s), width = v.width(), plane = in_count(v.s), each = v.outputs / v.channels;
+#pragma omp parallel for if (v.images * v.outputs * width > kGrain)
+  for (long output = 0; output < v.outputs; ++output) {
+    std::vector<float> sums(kernel, 0.0f);
+    for (long n = 0; n < v.images; ++n) {
+      const float *image = x + (n * v.channels + output / each) * plane, *out = dy + (n * v.outputs + output) * width;
+      float* total = sums.data();
+      each_line(v.s, [=](const Line& line, long at, long k) {
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int o = line.first; o < line.last; ++o) sum += out[at + o] * image[line.start + (long)o * line.stride];
+        total[k] += sum;
+      });
+    }
+    for (long k = 0; k < kernel; ++k) dw[output * kernel + k] = (beta == 0 ? 0 : beta * dw[output * kernel + k]) + sums[k];
+  }
+}
+
 void forward(const Conv& v, const float* x, const float* w, const float* bias, float* y) {
+  if (depthwise(v)) { depthwise_forward(v, x, w, bias, y); return; }
   std::vector<float> columns(v.groups * v.k() * v.width());
   const long m = v.outputs / v.groups;
   for (long n = 0; n < v.images; ++n) {
@@ -59,13 +170,12 @@ void forward(const Conv& v, const float* x, const float* w, const float* bias, f
     float* out = y + n * v.outputs * v.width();
     for (long g = 0; g < v.groups; ++g)
       gemm(false, false, m, v.width(), v.k(), 1, w + g * m * v.k(), columns.data() + g * v.k() * v.width(), 0, out + g * m * v.width());
-    if (bias)
-      for (long o = 0; o < v.outputs; ++o)
-        for (long i = 0; i < v.width(); ++i) out[o * v.width() + i] += bias[o];
+    if (bias) add_bias(v, bias, out);
   }
 }
 
 void backward_data(const Conv& v, const float* dy, const float* w, float* dx) {
+  if (depthwise(v)) { depthwise_data(v, dy, w, dx); return; }
   std::vector<float> columns(v.groups * v.k() * v.width());
   const long m = v.outputs / v.groups;
   for (long n = 0; n < v.images; ++n) {
@@ -76,7 +186,18 @@ void backward_data(const Conv& v, const float* dy, const float* w, float* dx) {
   }
 }
 
+void add_bias_gradient(const Conv& v, const float* out, float* dbias, float beta) {      // of one image
+  for (long o = 0; o < v.outputs; ++o) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (long i = 0; i < v.width(); ++i) sum += out[o * v.width() + i];
+    dbias[o] = (beta == 0 ? 0 : beta * dbias[o]) + sum;
+  }
+}
+
 void backward_weights(const Conv& v, const float* x, const float* dy, float* dw, float* dbias, float beta) {
+  for (long n = 0; dbias && n < v.images; ++n) add_bias_gradient(v, dy + n * v.outputs * v.width(), dbias, n ? 1 : beta);
+  if (depthwise(v)) { depthwise_weights(v, x, dy, dw, beta); return; }
   std::vector<float> columns(v.groups * v.k() * v.width());
   const long m = v.outputs / v.groups;
   for (long n = 0; n < v.images; ++n) {
@@ -84,13 +205,6 @@ void backward_weights(const Conv& v, const float* x, const float* dy, float* dw,
     const float* out = dy + n * v.outputs * v.width();
     for (long g = 0; g < v.groups; ++g)
       gemm(false, true, m, v.k(), v.width(), 1, out + g * m * v.width(), columns.data() + g * v.k() * v.width(), n ? 1 : beta, dw + g * m * v.k());
-    if (dbias)
-      for (long o = 0; o < v.outputs; ++o) {
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (long i = 0; i < v.width(); ++i) sum += out[o * v.width() + i];
-        dbias[o] = (n ? dbias[o] : beta * dbias[o]) + sum;
-      }
   }
 }
 
