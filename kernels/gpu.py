@@ -237,6 +237,12 @@ class Kernels:
         if kept.size:
             self.run("boxes", "suppress", boxes.shape[0], boxes, count, kept, float(threshold), float(eta), boxes.shape[1])
 
+    def lstm_forward(self, gates: Any, c: Any, cont: Any, new: Any, tanh: Any, h: Any) -> None:
+        self.each("lstm", "lstm_forward", c.size, gates, c, cont, new, tanh, h, c.size // max(cont.size, 1))
+
+    def lstm_backward(self, gates: Any, c: Any, tanh: Any, dy: Any, dh: Any, dc: Any, d: Any) -> None:
+        self.each("lstm", "lstm_backward", c.size, gates, c, tanh, dy, dh, dc, d, c.size // max(gates.shape[0], 1))
+
     def ctc(self, scores: Any, labels: Any, lengths: Any, steps: Any, losses: Any, gradients: Any, work: Any, blank: int) -> None:
         T, N, C = scores.shape
         self.run("ctc", "ctc", N, scores, labels, lengths, steps, losses, gradients, work, self.xp.empty(N * T, np.float32), blank, T, N, C, labels.shape[1])

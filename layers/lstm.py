@@ -8,31 +8,6 @@ from ..engine.layer import Layer, exactly, register
 from .recurrent import RecurrentLayer
 
 
-def unit_forward(xp: Any, gates: Any, c: Any, cont: Any) -> tuple[Any, Any, Any]:
-    """One step: from the gates (N, 4 H) before activation in the order input, forget, output, candidate, the cell (N, H)
-    and cont (N, 1): (activated gates, new cell, its tanh). Where cont is 0 the forget gate is 0."""
-    n = gates.shape[1] // 4
-    a = xp.empty_like(gates)
-    a[:, :3 * n] = 0.5 * xp.tanh(0.5 * gates[:, :3 * n]) + 0.5
-    a[:, n:2 * n] *= cont
-    a[:, 3 * n:] = xp.tanh(gates[:, 3 * n:])
-    new = a[:, n:2 * n] * c + a[:, :n] * a[:, 3 * n:]
-    return a, new, xp.tanh(new)
-
-
-def unit_backward(xp: Any, a: Any, c: Any, tanh_new: Any, dh: Any, dc: Any) -> tuple[Any, Any]:
-    """(gradient of the gates before activation, of the old cell) from those of the new hidden state and cell."""
-    n = a.shape[1] // 4
-    i, f, o, g = (a[:, k * n:(k + 1) * n] for k in range(4))
-    dc = dc + dh * o * (1 - tanh_new * tanh_new)
-    d = xp.empty_like(a)
-    d[:, :n] = dc * g * i * (1 - i)
-    d[:, n:2 * n] = dc * c * f * (1 - f)          # 0 where cont is: f is 0 there
-    d[:, 2 * n:3 * n] = dh * tanh_new * o * (1 - o)
-    d[:, 3 * n:] = dc * i * (1 - g * g)
-    return d, dc * f
-
-
 @register("LSTM")
 class LSTMLayer(RecurrentLayer):
     """Long short-term memory over sequences (Hochreiter and Schmidhuber 1997, with forget gates, no peepholes).
@@ -51,31 +26,32 @@ class LSTMLayer(RecurrentLayer):
     states, gates = 2, 4
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        xp, cont = self.device.xp, bottom[1].value.read()
-        gates, w = self.weigh_inputs(bottom), self.blobs[self.recurrent].value.read()
+        cont, w = bottom[1].value.read(), self.blobs[self.recurrent].value.read()
+        self.activations = self.weigh_inputs(bottom)
         h, c = self.begin(bottom)
         y = top[0].value.write()
-        self.tape: list[tuple[Any, ...]] = []                      # what backward needs of each step
+        step = (self.steps, self.sequences, self.hidden)
+        # What backward needs of each step: the hidden state that it saw, the cells before and after, and their tanh.
+        self.seen, self.cells, self.tanh = self.zeros(*step), self.zeros(step[0] + 1, *step[1:]), self.zeros(*step)
+        self.cells[0] = c
         for t in range(self.steps):
-            keep = cont[t][:, None]
-            seen = h * keep
-            self.product(seen, w, into=gates[t])
-            a, new, tanh_new = unit_forward(xp, gates[t], c, keep)
-            h = a[:, 2 * self.hidden:3 * self.hidden] * tanh_new
-            self.tape.append((seen, a, c, tanh_new, keep))
-            y[t], c = h, new
-        self.end(top, [h, c])
+            self.device.xp.multiply(h, cont[t][:, None], out=self.seen[t])
+            self.product(self.seen[t], w, into=self.activations[t])
+            self.k.lstm_forward(self.activations[t], self.cells[t], cont[t], self.cells[t + 1], self.tanh[t], y[t])
+            h = y[t]
+        self.end(top, [h, self.cells[self.steps]])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.require(not propagate_down[1], "cont has no gradient", "propagate_down")
-        xp, dy, w = self.device.xp, top[0].gradient.read(), self.blobs[self.recurrent].value.read()
+        cont, dy, w = bottom[1].value.read(), top[0].gradient.read(), self.blobs[self.recurrent].value.read()
         d = self.zeros(self.steps, self.sequences, 4 * self.hidden)
-        dh = dc = xp.zeros((self.sequences, self.hidden), xp.float32)
+        dh, dc = self.zeros(self.sequences, self.hidden), self.zeros(self.sequences, self.hidden)
+        dh[...] = dc[...] = 0
         for t in reversed(range(self.steps)):
-            seen, a, c, tanh_new, keep = self.tape[t]
-            d[t], dc = unit_backward(xp, a, c, tanh_new, dy[t] + dh, dc)
-            dh = self.product(d[t], w, transposed=False) * keep
-        self.add_product(self.recurrent, d.reshape(-1, 4 * self.hidden), xp.concatenate([step[0] for step in self.tape]))
+            self.k.lstm_backward(self.activations[t], self.cells[t], self.tanh[t], dy[t], dh, dc, d[t])
+            dh = self.product(d[t], w, transposed=False)
+            dh *= cont[t][:, None]
+        self.add_product(self.recurrent, d.reshape(-1, 4 * self.hidden), self.seen.reshape(-1, self.hidden))
         self.backward_inputs(bottom, propagate_down, d, [dh, dc])
 
 
@@ -104,15 +80,15 @@ class LSTMUnitLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         c, gates, cont = (b.value.read() for b in bottom)
-        self.cell = c[0]
-        self.a, new, self.tanh_new = unit_forward(self.device.xp, gates[0], c[0], cont.reshape(-1, 1))
-        n = c.shape[2]
-        top[0].value.write()[0] = new
-        top[1].value.write()[0] = self.a[:, 2 * n:3 * n] * self.tanh_new
+        self.activations: Any = gates[0].copy()
+        self.tanh: Any = self.device.xp.empty_like(c[0])
+        self.k.lstm_forward(self.activations, c[0], cont.reshape(-1), top[0].value.write()[0], self.tanh, top[1].value.write()[0])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.require(not propagate_down[2], "cont has no gradient", "propagate_down")
-        d, dc = unit_backward(self.device.xp, self.a, self.cell, self.tanh_new, top[1].gradient.read()[0], top[0].gradient.read()[0])
+        xp, c = self.device.xp, bottom[0].value.read()[0]
+        dc, d = top[0].gradient.read()[0].copy(), xp.empty_like(self.activations)
+        self.k.lstm_backward(self.activations, c, self.tanh, top[1].gradient.read()[0], xp.zeros_like(dc), dc, d)
         for blob, down, gradient in zip(bottom, propagate_down, (dc, d)):
             if down:
                 blob.gradient.write()[0] = gradient

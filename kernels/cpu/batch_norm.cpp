@@ -1,6 +1,6 @@
 // Batch normalisation, and the scale and bias of channels, on any layout.
-// Sums over a channel are float along one row of one image and double beyond: exact enough, and the same for any
-// number of threads, because the rows' sums are added in their order.
+// Sums over a channel are float along one plane of one image, or kPixels of it, and double beyond: exact enough, and the
+// same for any number of threads, because the parts are added in their order.
 #include "../include/neuron.h"
 #include "cpu.h"
 
@@ -9,6 +9,7 @@
 namespace BREW_ISA {
 
 constexpr long kChunk = 64;      // lanes summed at a time
+constexpr long kPixels = 4096;   // of a lane, whose sum is a float
 
 // out[k][c] = sum over images and space of the k-th value of f(element, channel).
 template <int K, class F>
@@ -39,18 +40,20 @@ void channel_sums(const Grid& g, double* out, F shared) {
       const long used = g.lanes_of(b);
       for (long l0 = 0; l0 < used; l0 += kChunk) {
         const long width = std::min(kChunk, used - l0);
-        float sums[K][kChunk] = {};
-        for (long s = 0; s < g.spatial; ++s) {
-          const long at = first + s * g.lanes + l0;
+        for (long s0 = 0; s0 < g.spatial; s0 += kPixels) {
+          float sums[K][kChunk] = {};
+          for (long s = s0; s < std::min(s0 + kPixels, g.spatial); ++s) {
+            const long at = first + s * g.lanes + l0;
 #pragma omp simd
-          for (long l = 0; l < width; ++l) {
-            float v[K];
-            f(at + l, b * g.lanes + l0 + l, v);
-            for (int k = 0; k < K; ++k) sums[k][l] += v[k];
+            for (long l = 0; l < width; ++l) {
+              float v[K];
+              f(at + l, b * g.lanes + l0 + l, v);
+              for (int k = 0; k < K; ++k) sums[k][l] += v[k];
+            }
           }
+          for (long l = 0; l < width; ++l)
+            for (int k = 0; k < K; ++k) row[(l0 + l) * K + k] += sums[k][l];
         }
-        for (long l = 0; l < width; ++l)
-          for (int k = 0; k < K; ++k) row[(l0 + l) * K + k] = sums[k][l];
       }
     }
   for (int k = 0; k < K; ++k)

@@ -9,6 +9,7 @@ void bind_ctc(py::module_&);
 void bind_eltwise(py::module_&);
 void bind_layout(py::module_&);
 void bind_lrn(py::module_&);
+void bind_lstm(py::module_&);
 void bind_neuron(py::module_&);
 void bind_pooling(py::module_&);
 void bind_random(py::module_&);
@@ -28,6 +29,7 @@ PYBIND11_MODULE(BREW_MODULE, m) {
   bind_eltwise(m);
   bind_layout(m);
   bind_lrn(m);
+  bind_lstm(m);
   bind_neuron(m);
   bind_pooling(m);
   bind_random(m);

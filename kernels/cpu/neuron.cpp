@@ -63,7 +63,7 @@ void bind_neuron(py::module_& m) {
   }, nc("y"), nc("dy"), nc("dx"));
   m.def("tanh_forward", [](const Array& x, Array& y) {
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
-    each(x.size(), [=](long i) { b[i] = tanhf(a[i]); });
+    each(x.size(), [=](long i) { b[i] = tanh_of(a[i]); });
   }, nc("x"), nc("y"));
   m.def("tanh_backward", [](const Array& y, const Array& dy, Array& dx) {
     const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;

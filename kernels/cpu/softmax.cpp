@@ -1,4 +1,5 @@
 // Softmax and its cross entropy. Arrays are plain (outer, classes, inner).
+#include "../include/elementary.h"
 #include "../include/softmax.h"
 
 #include <cmath>
@@ -7,11 +8,27 @@
 
 namespace BREW_ISA {
 
+void softmax_row(const float* a, float* b, long classes) {
+  float most = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : most)
+  for (long c = 0; c < classes; ++c) most = most < a[c] ? a[c] : most;
+#pragma omp simd reduction(+ : sum)
+  for (long c = 0; c < classes; ++c) { const float e = exp_of(a[c] - most); b[c] = e; sum += e; }
+  const float share = 1 / sum;
+#pragma omp simd
+  for (long c = 0; c < classes; ++c) b[c] *= share;
+}
+
 void bind_softmax(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   m.def("softmax_forward", [](const Array& x_, Array& y_, long outer, long classes, long inner) {
     const float* x = x_.data(); float* y = y_.mutable_data(); Release _;
     const long plane = classes * inner;
+    if (inner == 1) {                                  // rows of scores: the classes lie side by side
+#pragma omp parallel for if (outer * plane > kGrain)
+      for (long n = 0; n < outer; ++n) softmax_row(x + n * plane, y + n * plane, classes);
+      return;
+    }
 #pragma omp parallel if (outer * plane > kGrain)
     {
       std::vector<float> most(inner), sum(inner);
@@ -23,7 +40,7 @@ void bind_softmax(py::module_& m) {
         for (long c = 0; c < classes; ++c)
           for (long i = 0; i < inner; ++i) most[i] = std::max(most[i], a[c * inner + i]);
         for (long c = 0; c < classes; ++c)
-          for (long i = 0; i < inner; ++i) sum[i] += b[c * inner + i] = std::exp(a[c * inner + i] - most[i]);
+          for (long i = 0; i < inner; ++i) sum[i] += b[c * inner + i] = exp_of(a[c * inner + i] - most[i]);
         for (long c = 0; c < classes; ++c)
           for (long i = 0; i < inner; ++i) b[c * inner + i] /= sum[i];
       }

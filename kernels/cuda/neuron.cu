@@ -7,7 +7,7 @@ extern "C" __global__ void relu_forward(const float* x, float* y, float slope, l
 extern "C" __global__ void relu_backward(const float* y, const float* dy, float* dx, float slope, long n) { BREW_EACH(i, n) dx[i] = relu_grad(y[i], dy[i], slope); }
 extern "C" __global__ void sigmoid_forward(const float* x, float* y, long n) { BREW_EACH(i, n) y[i] = sigmoid(x[i]); }
 extern "C" __global__ void sigmoid_backward(const float* y, const float* dy, float* dx, long n) { BREW_EACH(i, n) dx[i] = sigmoid_grad(y[i], dy[i]); }
-extern "C" __global__ void tanh_forward(const float* x, float* y, long n) { BREW_EACH(i, n) y[i] = tanhf(x[i]); }
+extern "C" __global__ void tanh_forward(const float* x, float* y, long n) { BREW_EACH(i, n) y[i] = tanh_of(x[i]); }
 extern "C" __global__ void tanh_backward(const float* y, const float* dy, float* dx, long n) { BREW_EACH(i, n) dx[i] = tanh_grad(y[i], dy[i]); }
 
 extern "C" __global__ void dropout(const float* x, float* y, unsigned long long key, unsigned long long stream, unsigned threshold, float scale, long n) {
