@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.blob import Blob
@@ -48,32 +49,34 @@ def check_solver(file: str) -> tuple[list[str], list[str]]:
         problems.append(str(SolverError(f"exactly one of net, net_param, train_net and train_net_param says what to train; found {', '.join(given) or 'none'}", Position(file))))
     if param.test_iter and param.test_interval <= 0:
         problems.append(str(SolverError("test_interval must be more than 0 where there is test_iter", Position(file))))
+    tests = [pb.NetState(phase=pb.TEST, stage=state.stage, level=state.level) for state in param.test_state] or [pb.NetState(phase=pb.TEST)]
+    train = pb.NetState(phase=pb.TRAIN, stage=param.train_state.stage, level=param.train_state.level)
     for name in dict.fromkeys(names):
-        more, said = check_net_file(find_file(name, file))
+        more, said = check_net_file(find_file(name, file), [train, *tests])
         problems += more
         notes += said
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def check_net_file(file: str) -> tuple[list[str], list[str]]:
-    """(problems, notes) of a net, in both phases."""
+def check_net_file(file: str, states: Sequence[pb.NetState] = ()) -> tuple[list[str], list[str]]:
+    """(problems, notes) of a net, in these states or else in both phases."""
     errors: list[PrototxtError] = []
     try:
         net = upgrade_net(parse_file(file, pb.NetParameter(), errors), file)
     except BrewError as e:
         return [*map(str, errors), str(e)], []
     problems, notes = [str(e) for e in errors], []
-    for phase in (pb.TRAIN, pb.TEST):
-        more, said = _check_phase(net, phase)
+    for state in states or [pb.NetState(phase=pb.TRAIN), pb.NetState(phase=pb.TEST)]:
+        more, said = _check_state(net, state)
         problems += more
         notes += said
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _check_phase(net: pb.NetParameter, phase: Any) -> tuple[list[str], list[str]]:
+def _check_state(net: pb.NetParameter, state: pb.NetState) -> tuple[list[str], list[str]]:
     param = pb.NetParameter()
     param.CopyFrom(net)
-    param.state.CopyFrom(merged_state(net.state, pb.NetState(phase=phase)))
+    param.state.CopyFrom(merged_state(net.state, state))
     problems: list[str] = []
     notes: list[str] = []
 
@@ -93,7 +96,7 @@ def _check_phase(net: pb.NetParameter, phase: Any) -> tuple[list[str], list[str]
         param = filter_layers(param)
     except BrewError as e:
         return [str(e)], []
-    notes += mistakes(param, phase)
+    notes += mistakes(param, state.phase)
     broken = check_connections(param)
     for layer, message, field, _ in broken:
         collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))

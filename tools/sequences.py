@@ -49,15 +49,15 @@ def traffic_windows(csv: bytes) -> tuple[Arrays, Arrays]:
         speeds = np.array([[float(v) for v in line.split(",")] for line in lines[1:]], np.float32)
     except ValueError as e:
         raise DataError(f"the table of speeds cannot be read: {e}") from None
+    cut = len(speeds) * 4 // 5
+    if min(cut, len(speeds) - cut) < PAST + AHEAD:
+        raise DataError(f"the table is too short: {len(speeds)} rows")
     for before, row in zip(speeds, speeds[1:]):
         row[row == 0] = before[row == 0]
-    cut = len(speeds) * 4 // 5
     speeds /= speeds[:cut].max()
     parts = []
     for table in (speeds[:cut], speeds[cut:]):
         n = len(table) - PAST - AHEAD + 1
-        if n < 1:
-            raise DataError(f"the table is too short: {len(speeds)} rows")
         past = np.stack([table[i:i + PAST] for i in range(n)])
         future = np.stack([table[i + PAST:i + PAST + AHEAD] for i in range(n)])
         cont = np.ones((n, PAST), np.float32)

@@ -4,7 +4,8 @@
 
 BREW_BOTH float label_share(bool own, float smoothing, int classes) { return (own ? 1 - smoothing : 0.0f) + smoothing / classes; }
 
-BREW_BOTH float minus_log(float p) { return -logf(p > 1.17549435e-38f ? p : 1.17549435e-38f); }
+// Never infinite; NaN stays NaN, for a loss that is not a number must be seen.
+BREW_BOTH float minus_log(float p) { return -logf(p < 1.17549435e-38f ? 1.17549435e-38f : p); }
 
 // The loss of one position; p is the first of its `classes` probabilities, `step` apart.
 BREW_BOTH float cross_entropy(const float* p, long step, int label, int classes, float smoothing) {

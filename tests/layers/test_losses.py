@@ -96,6 +96,14 @@ def test_a_wrong_number_of_class_weights_is_named() -> None:
         cross_entropy("class_weighting: [1, 2]", LABELS, SCORES)
 
 
+def test_a_score_that_is_no_number_is_seen_in_the_loss(device: str) -> None:
+    for bad in (np.nan, np.inf):
+        scores = SCORES.copy()
+        scores[1, 2, 1] = bad
+        assert np.isnan(cross_entropy("", LABELS, scores)[0])
+    assert np.isnan(cross_entropy("", LABELS[:, 0], np.full((3, 5), np.nan, np.float32))[0])
+
+
 def test_weights_come_from_the_net_and_get_no_gradient() -> None:
     """A weight that depends on something that learns is an error unless propagate_down says that it is meant."""
     text = """layer { name: "x" type: "Input" top: "x" top: "l" input_param { shape { dim: 2 dim: 3 } shape { dim: 2 } } }

@@ -210,3 +210,76 @@ def test_the_real_files_are_whole(name: str, train: int, test: int, shape: tuple
     for part, count in ((True, train), (False, test)):
         images, labels = spec.read(spec, lambda file: _from_folder(shared / "data" / name, file), part)
         assert images.shape == (count, *shape) and set(np.unique(labels)) == set(range(classes))
+
+
+# ------------------------------------------------------------------------------------------------- pairs and sequences
+
+def test_pairs_are_two_images_and_whether_they_are_of_one_class() -> None:
+    import dataclasses
+
+    from brew.tools.datasets import _pairs
+    build("small", "out", str(standard_files()), spec=dataclasses.replace(SMALL, read=_pairs))
+    number = {image.tobytes(): i for i, image in enumerate(IMAGES[:20])}
+    found = records("out/small_train_lmdb")
+    seconds = []
+    for i, (_, datum) in enumerate(found):
+        first, second = number[datum.data[:36]], number[datum.data[36:]]
+        assert (datum.channels, first, datum.label) == (2, i, int(LABELS[first] == LABELS[second]))
+        seconds.append(second)
+    assert sorted(seconds) == list(range(20)) and seconds != list(range(20))
+
+
+def test_a_text_becomes_streams_of_characters() -> None:
+    import h5py
+
+    from brew.tools.sequences import STEPS, STREAMS, build_sequences
+    Path("files").mkdir()
+    text = "".join(chr(97 + i) for i in RNG.integers(0, 20, 60000))
+    Path("files/input.txt").write_text(text)
+    assert build_sequences("tinyshakespeare", "out", "files") == 0
+    characters = Path("out/characters.txt").read_text()
+    assert characters == "".join(sorted(set(text)))
+    with h5py.File("out/train.h5") as file:
+        chars, after, cont = (file[name][...].astype(int) for name in ("chars", "next", "cont"))
+    rows = len(chars)
+    assert chars.shape[1] == STREAMS and rows % STEPS == 0 and rows == 54000 // STREAMS // STEPS * STEPS
+    for stream in (0, 5, STREAMS - 1):
+        assert "".join(characters[c] for c in chars[:, stream]) == text[stream * rows:(stream + 1) * rows]
+        assert "".join(characters[c] for c in after[:, stream]) == text[stream * rows + 1:(stream + 1) * rows + 1]
+    assert not cont[0].any() and cont[1:].all()
+    assert Path("out/train.txt").read_text() == "train.h5\n"
+
+
+def test_a_table_of_speeds_becomes_windows() -> None:
+    import h5py
+
+    from brew.tools.sequences import AHEAD, PAST, build_sequences
+    Path("files").mkdir()
+    table = RNG.uniform(10, 70, (200, 3)).round(2)
+    table[40, 1] = 0                                           # a reading that is missing
+    Path("files/los_speed.csv").write_text("\n".join(["a,b,c", *(",".join(map(str, row)) for row in table)]))
+    build_sequences("los-speed", "out", "files")
+    table[40, 1] = table[39, 1]
+    table /= table[:160].max()
+    with h5py.File("out/test.h5") as file:
+        past, future, cont = (file[name][...] for name in ("past", "future", "cont"))
+    assert len(past) == 40 - PAST - AHEAD + 1 and not cont[:, 0].any() and cont[:, 1:].all()
+    np.testing.assert_allclose(past[3], table[163:163 + PAST], rtol=1e-6)
+    np.testing.assert_allclose(future[3], table[163 + PAST:163 + PAST + AHEAD], rtol=1e-6)
+    with h5py.File("out/train.h5") as file:
+        np.testing.assert_allclose(file["past"][35, 5, 1], table[39, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, content, says", [("tinyshakespeare", "short", "the text is too short"), ("los-speed", "a,b\n1,x", "the table of speeds cannot be read"),
+                                                 ("los-speed", "a,b\n1,2", "the table is too short")])
+def test_what_is_wrong_with_a_sequence_is_named(name: str, content: str, says: str) -> None:
+    from brew.tools.sequences import SEQUENCES, build_sequences
+    Path("files").mkdir()
+    (Path("files") / SEQUENCES[name][0][0]).write_text(content)
+    with pytest.raises(DataError, match=says):
+        build_sequences(name, "out", "files")
+    with pytest.raises(DataError, match="there is no "):
+        build_sequences(name, "out", "nowhere")
+    if name == "los-speed":
+        with pytest.raises(DataError, match="name its folder with --from"):
+            build_sequences(name, "out")
