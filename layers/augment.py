@@ -225,6 +225,7 @@ class Augmenter:
         layer.require(0 < r.min_aspect_ratio <= r.max_aspect_ratio, "aspect ratios are 0 < min_aspect_ratio <= max_aspect_ratio", f"{field}.random_resized_crop")
         layer.require(not (self.resizes and p.HasField("random_resized_crop")), "random_resized_crop and resize_param exclude each other", f"{field}.resize_param")
         layer.require(not self.resizes or q.height and q.width, "resize_param needs height and width", f"{field}.resize_param")
+        layer.require(q.prob == 1, "resize_param is for every image: prob is 1", f"{field}.resize_param")
         layer.require(q.resize_mode != pb.ResizeParameter.FIT_SMALL_SIZE, "resize_mode is WARP or FIT_LARGE_SIZE_AND_PAD", f"{field}.resize_param")
         layer.require(q.pad_mode == pb.ResizeParameter.CONSTANT, "pad_mode is CONSTANT", f"{field}.resize_param")
         layer.require(not p.HasField("expand_param") or self.resizes or p.HasField("random_resized_crop"), "expand_param changes sizes: it goes with resize_param or random_resized_crop", f"{field}.expand_param")

@@ -28,7 +28,9 @@ class DataLayer(BatchLayerState, Layer):
                  the two it is, whatever `backend` says.
     batch_size   records.     prefetch   batches read ahead, default 4.
     shuffle      a new order of all records in each epoch (not in Caffe); else the order of the keys, again and again.
-    Images may be raw or encoded (JPEG, PNG); transform_param says what is done to them.
+    Images may be raw or encoded (JPEG, PNG); transform_param says what is done to them: in TRAIN expand_param,
+    random_resized_crop, max_rotation_angle, distort_param, rand_augment, then crop, mirror, mean and scale, then cutout; in TEST
+    the crop's middle. resize_param is for both.
     """
 
     bottoms, tops = exactly(0), between(1, 2)

@@ -71,18 +71,28 @@ def parameters(name: str) -> list[str]:
 
 
 def table(field: str) -> str:
-    """Field, type, default and meaning of a parameter message."""
+    """Field, default and meaning of a parameter message, and of the messages in it."""
     message: Any = pb.LayerParameter.DESCRIPTOR.fields_by_name[field].message_type
+    return "\n".join(["| field | default | meaning |", "| --- | --- | --- |", *rows(message, "")])
+
+
+def rows(message: Any, prefix: str) -> list[str]:
     proto = Path(pb.__file__).with_name("brew.proto").read_text(encoding="utf-8")
     body = re.search(rf"^message {message.name} \{{(.*?)^\}}|^message {message.name} \{{(.*)\}}", proto, re.S | re.M)
     text = (body[1] or body[2]) if body else ""
-    rows = ["| field | default | meaning |", "| --- | --- | --- |"]
+    found = []
     for f in message.fields:
         comment = re.search(rf"\b{f.name} = {f.number}\b[^;]*;[ \t]*//\s*(.*)", text)
-        default = f.enum_type.values_by_number[f.default_value].name if f.enum_type else f.default_value
-        shown = "" if f.is_repeated or f.message_type or not f.has_default_value else f"`{default:g}`" if isinstance(default, float) else f"`{str(default).lower() if isinstance(default, bool) else default}`"
-        rows.append(f"| {f.name} | {shown} | {comment[1] if comment else ''} |")
-    return "\n".join(rows)
+        shown = "" if f.is_repeated or f.message_type or not f.has_default_value else f"`{shown_default(f)}`"
+        found.append(f"| {prefix}{f.name} | {shown} | {comment[1] if comment else ''} |")
+        if f.message_type is not None and f.message_type.name not in ("FillerParameter", "BlobShape"):
+            found += rows(f.message_type, f"{prefix}{f.name}.")
+    return found
+
+
+def shown_default(f: Any) -> str:
+    default = f.enum_type.values_by_number[f.default_value].name if f.enum_type else f.default_value
+    return f"{default:g}" if isinstance(default, float) else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def main() -> None:

@@ -52,10 +52,10 @@ def psroi_mean(x: np.ndarray, roi: np.ndarray, bins: int) -> np.ndarray:
     return out
 
 
-def align(x: np.ndarray, roi: np.ndarray, bins: int) -> np.ndarray:
+def align(x: np.ndarray, roi: np.ndarray, bins: int, samples: int = 0) -> np.ndarray:
     n, (x1, y1, x2, y2) = int(roi[0]), roi[1:] * SCALE
     h, w = max(y2 - y1, 1) / bins, max(x2 - x1, 1) / bins
-    rows, cols = ceil(h), ceil(w)
+    rows, cols = samples or ceil(h), samples or ceil(w)
     out = np.zeros((x.shape[1], bins, bins))
     for i in range(bins):
         for j in range(bins):
@@ -63,6 +63,10 @@ def align(x: np.ndarray, roi: np.ndarray, bins: int) -> np.ndarray:
                 for b in range(cols):
                     out[:, i, j] += bilinear(x[n], y1 + (i + (a + 0.5) / rows) * h, x1 + (j + (b + 0.5) / cols) * w) / (rows * cols)
     return out
+
+
+def align_two(x: np.ndarray, roi: np.ndarray, bins: int) -> np.ndarray:
+    return align(x, roi, bins, 2)
 
 
 def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -79,7 +83,8 @@ def bilinear(image: np.ndarray, y: float, x: float) -> np.ndarray:
 LAYERS: list[tuple[str, int, Callable[[np.ndarray, np.ndarray, int], np.ndarray]]] = [
     (f'type: "ROIPooling" top: "y" roi_pooling_param {{ pooled_h: 3 pooled_w: 3 spatial_scale: {SCALE} }}', 3, roi_max),
     (f'type: "PSROIPooling" top: "y" psroi_pooling_param {{ output_dim: 2 group_size: 2 spatial_scale: {SCALE} }}', 2, psroi_mean),
-    (f'type: "ROIAlign" top: "y" roi_align_param {{ pooled_h: 3 pooled_w: 3 spatial_scale: {SCALE} }}', 3, align)]
+    (f'type: "ROIAlign" top: "y" roi_align_param {{ pooled_h: 3 pooled_w: 3 spatial_scale: {SCALE} }}', 3, align),
+    (f'type: "ROIAlign" top: "y" roi_align_param {{ pooled_h: 3 pooled_w: 3 sampling_ratio: 2 spatial_scale: {SCALE} }}', 3, align_two)]
 
 
 @pytest.mark.parametrize("layer, bins, definition", LAYERS, ids=lambda v: getattr(v, "__name__", ""))
