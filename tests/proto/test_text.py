@@ -101,7 +101,7 @@ def test_a_binary_file_is_no_prototxt(working_directory: object) -> None:
     ("convolution_param { hole: 4 }", lambda p: list(p.convolution_param.dilation) == [4]),
     ("convolution_param { hole_w: 3 }", lambda p: list(p.convolution_param.dilation) == [1, 3]),
     ("convolution_param { engine: MKL2017 }", lambda p: p.convolution_param.engine == 0),
-    ("roi_pooling_param { pooled_h: 7 }", lambda p: True)])
+    ("center_loss_param { num_output: 7 }", lambda p: True)])
 def test_fields_of_forks_are_read_with_one_warning(text: str, check: object, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "brew"):
         net = parse(f'layer {{ name: "l" type: "T" {text} }}', pb.NetParameter(), "f.prototxt")

@@ -1,6 +1,7 @@
 """docs/layers is what the docstrings and the schema say, and the examples in it run."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import h5py
@@ -79,6 +80,7 @@ def test_the_example_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     Path("train.txt").write_text("images/a.png 0\n" if name == "ImageData" else "train.h5\n")
     if name == "ImageData":
         layers.layer[0].image_data_param.root_folder = ""
+    monkeypatch.delitem(sys.modules, "my_layers", raising=False)       # another test's
     monkeypatch.syspath_prepend(str(tmp_path))
     layer = layers.layer[0]
     net = pb.NetParameter(force_backward=name not in ("DetectionOutput", "DetectionEvaluate"))
