@@ -1,6 +1,6 @@
 """Train steps of brew beside PyTorch's on the same cores: forward, backward, update; random data, no input pipeline.
 
-    pip install '.[bench]' && python benchmarks/train_step.py [--rounds 9] [--threads 2] [lenet cifar10_quick]
+    pip install '.[bench]' && python benchmarks/train_step.py [--rounds 9] [--threads 2] [lenet resnet50 ...]
 
 Rounds are interleaved (brew, eager, channels_last, brew, ...), each a few steps long; the figures are medians of rounds.
 """
@@ -17,39 +17,41 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import nn
+from torch_net import TorchNet
 
 import brew
+from brew.engine.passes import filter_layers
 from brew.proto import pb, read_net
 
 MODELS = Path(brew.layers.__file__).resolve().parents[1] / "models"
 
 
-def lenet() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
-                         nn.Linear(800, 500), nn.ReLU(inplace=True), nn.Linear(500, 10))
+# name -> (shape of a batch, steps to a round)
+NETS: dict[str, tuple[tuple[int, ...], int]] = {
+    "lenet": ((64, 1, 28, 28), 20), "cifar10_quick": ((100, 3, 32, 32), 8), "alexnet": ((32, 3, 227, 227), 1), "caffenet": ((32, 3, 227, 227), 1),
+    "vgg16": ((8, 3, 224, 224), 1), "googlenet": ((32, 3, 224, 224), 1), "squeezenet": ((32, 3, 227, 227), 1), "mobilenet": ((32, 3, 224, 224), 1),
+    "resnet50": ((16, 3, 224, 224), 1), "xception": ((8, 3, 299, 299), 1)}
 
 
-def cifar10_quick() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU(inplace=True),
-                         nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(inplace=True), nn.AvgPool2d(3, 2, ceil_mode=True),
-                         nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(inplace=True), nn.AvgPool2d(3, 2, ceil_mode=True),
-                         nn.Flatten(), nn.Linear(1024, 64), nn.Linear(64, 10))
-
-
-NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "lenet": (lenet, (64, 1, 28, 28)), "cifar10_quick": (cifar10_quick, (100, 3, 32, 32))}
+def read_train_net(name: str) -> pb.NetParameter:
+    """models/NAME in TRAIN, without its data layers."""
+    net = read_net(MODELS / name / "train_val.prototxt")
+    net.state.phase = pb.TRAIN
+    net = filter_layers(net)
+    layers = [layer for layer in net.layer if layer.type != "Data"]
+    del net.layer[:]
+    net.layer.extend(layers)
+    return net
 
 
 def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
     """One iteration of brew's solver on models/NAME, its data layer replaced by an Input with fixed random images."""
-    net = read_net(MODELS / name / "train_val.prototxt")
-    layers = [layer for layer in net.layer if layer.type != "Data" and not layer.include]
-    net.ClearField("layer")
+    train = read_train_net(name)
+    net = pb.NetParameter(name=name)
     data = net.layer.add(name="data", type="Input", top=["data", "label"])
     data.input_param.shape.add(dim=shape)
     data.input_param.shape.add(dim=shape[:1])
-    net.layer.extend(layers)
+    net.layer.extend(train.layer)
     solver = brew.get_solver(pb.SolverParameter(net_param=net, base_lr=0.001, lr_policy="fixed", momentum=0.9, weight_decay=0.0005, random_seed=1))
     rng = np.random.default_rng(0)
     solver.net.blobs["data"].data[...] = rng.standard_normal(shape)
@@ -57,8 +59,9 @@ def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
     return lambda: solver.step(1)
 
 
-def torch_step(make: Callable[[], nn.Module], shape: tuple[int, ...], channels_last: bool) -> Callable[[], None]:
-    model, loss = make(), nn.CrossEntropyLoss()
+def torch_step(name: str, shape: tuple[int, ...], channels_last: bool) -> Callable[[], None]:
+    """One iteration of the same net in torch, with fused SGD."""
+    model = TorchNet(read_train_net(name), shape)
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), torch.from_numpy(rng.integers(0, 10, shape[0]))
     if channels_last:
@@ -67,7 +70,7 @@ def torch_step(make: Callable[[], nn.Module], shape: tuple[int, ...], channels_l
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss(model(x), y).backward()
+        model(x, y).backward()
         optimizer.step()
     return step
 
@@ -105,9 +108,8 @@ def main() -> None:
     print(f"{processor()}, {args.threads} threads, torch {torch.__version__}, brew {brew.__version__}, {date.today()}; ms per step, medians of {args.rounds} rounds\n")
     print("| net, batch | brew | torch eager | torch channels_last | eager / brew | best of torch / brew |\n| --- | --- | --- | --- | --- | --- |")
     for name in args.nets or NETS:
-        make, shape = NETS[name]
-        length = 20 if name == "lenet" else 8
-        ms = measure({"brew": brew_step(name, shape), "eager": torch_step(make, shape, False), "last": torch_step(make, shape, True)}, args.rounds, length)
+        shape, length = NETS[name]
+        ms = measure({"brew": brew_step(name, shape), "eager": torch_step(name, shape, False), "last": torch_step(name, shape, True)}, args.rounds, length)
         print(f"| {name} {shape[0]} | {ms['brew']:.2f} | {ms['eager']:.2f} | {ms['last']:.2f} | {ms['eager'] / ms['brew']:.2f} | {min(ms['eager'], ms['last']) / ms['brew']:.2f} |")
 
 

@@ -12,6 +12,8 @@ import pytest
 
 import brew
 from brew.engine.errors import DeviceError
+from brew.engine.layer import dry_run
+from brew.proto import pb, read_net
 from brew.tools.cli import main
 from brew.tools.metrics import read_metrics
 
@@ -86,13 +88,43 @@ def test_summary_counts(trained: tuple[Path, subprocess.CompletedProcess[str]]) 
     assert "parameters  43,050" in text and re.search(r"conv2 +Convolution +conv2 +359 x 32 x 8 x 8 +9,248", text)
 
 
-@pytest.mark.parametrize("name, parameters", [("lenet", 431_080), ("cifar10_quick", 145_578), ("cifar10_full", 89_578), ("digits", 43_050)])
+ZOO = {"lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "digits": 43_050, "alexnet": 60_965_224, "caffenet": 60_965_224, "vgg16": 138_357_544,
+       "googlenet": 6_998_552, "squeezenet": 1_235_496, "resnet50": 25_557_032, "mobilenet": 4_231_976, "xception": 22_855_952}
+
+
+@pytest.mark.parametrize("name, parameters", ZOO.items())
 def test_the_zoo_has_the_right_number_of_parameters(name: str, parameters: int) -> None:
-    net = brew.Net(MODELS / name / "deploy.prototxt")
-    assert sum(p.blob.count for p in net.learnable) == parameters
+    """As the papers count them: what is learned."""
+    with dry_run():
+        net = brew.Net(MODELS / name / "deploy.prototxt")
+    assert sum(p.blob.count for p in net.learnable if p.lr_mult) == parameters
+    assert net.blobs["prob"].count == (1000 if parameters > 500_000 else 10)
 
 
-@pytest.mark.parametrize("name", ["char_lstm", "digits", "lenet", "mnist_autoencoder", "mnist_siamese", "traffic_lstm"])
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_what_is_trained_can_be_deployed(name: str) -> None:
+    """train_val and deploy have the same layers with the same parameters, apart from GoogLeNet's auxiliary classifiers."""
+    train = read_net(MODELS / name / "train_val.prototxt")
+    data = [layer for layer in train.layer if layer.type == "Data"]
+    crop = data[0].transform_param.crop_size
+    deploy = read_net(MODELS / name / "deploy.prototxt")
+    shape = [2, *deploy.layer[0].input_param.shape[0].dim[1:]]
+    assert crop in (0, shape[2])
+    rest = [layer for layer in train.layer if layer.type != "Data"]
+    del train.layer[:]
+    train.layer.add(name="data", type="Input", top=["data", "label"]).input_param.shape.extend([pb.BlobShape(dim=shape), pb.BlobShape(dim=[2])])
+    train.layer.extend(rest)
+    with dry_run():
+        nets = brew.Net(train, brew.TRAIN), brew.Net(deploy, brew.TEST)
+    shapes = [{name: [b.shape for b in blobs] for name, blobs in net.params.items()} for net in nets]
+    more = {layer for layer in shapes[0] if layer not in shapes[1]}
+    assert all(layer.startswith(("loss1/", "loss2/")) for layer in more) and bool(more) == (name == "googlenet")
+    assert {layer: shapes[0][layer] for layer in shapes[1]} == shapes[1]
+    if name == "googlenet":
+        assert sum(p.blob.count for p in nets[0].learnable) == 13_378_280
+
+
+@pytest.mark.parametrize("name", sorted({*ZOO, "char_lstm", "mnist_autoencoder", "mnist_siamese", "traffic_lstm"} - {"cifar10_quick", "cifar10_full"}))
 def test_the_zoo_has_nothing_that_check_finds_without_the_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """cifar10's need their mean file, which is a problem where it is missing."""
     (tmp_path / "models").symlink_to(MODELS)
