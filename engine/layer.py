@@ -90,6 +90,7 @@ class Layer:
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
+    runs_backward = True                 # whether the net will call backward(), as far as it has planned
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
     dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
@@ -120,6 +121,18 @@ class Layer:
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
         return 0
+
+    fuses_backward = False               # has backward_fused, too
+
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
+        """Whether this layer can do the work of those behind it, which rewrite its top in place, in one pass of its own."""
+        return False
+
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
+        """forward() of this layer and of those behind it. Their own backward() must go on working."""
+
+    def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
+        """backward() of those behind it and of this layer, after forward_fused() or after each one's own forward()."""
 
     # ------------------------------------------------------------------------------------------ what a layer is given
 

@@ -103,6 +103,7 @@ class Net:
         self.memory = memory
         self._run_backward, self._down = plan_backward(self.layers, self._bottom_ids, self._top_ids, len(self._blobs), self.param.force_backward)
         for layer, need in zip(self.layers, self._run_backward):
+            layer.runs_backward = need
             log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
         self._name_ends(param)
         self.learnable = share_parameters(self.layers, self._layer_names)
@@ -134,14 +135,24 @@ class Net:
         for name in self.outputs:
             log.info("This network produces output %s", name)
 
-    def _plan_fusion(self) -> dict[int, int]:
-        """{layer: the one after it} where both run as one: the first makes a blob that only the second rewrites in place."""
-        pairs = {}
-        for i, (first, second) in enumerate(zip(self.layers, self.layers[1:])):
-            if len(self._top_ids[i]) == 1 and self._top_ids[i] == self._bottom_ids[i + 1] == self._top_ids[i + 1] \
-                    and not any(first.loss_weights) and getattr(first, "can_fuse", lambda _: False)(second):
-                pairs[i] = i + 1
-        return pairs
+    def _plan_fusion(self) -> dict[int, list[int]]:
+        """{layer: those behind it} where all run as one: the first makes a blob that only the others rewrite in place."""
+        plan: dict[int, list[int]] = {}
+        taken: set[int] = set()
+        for i, first in enumerate(self.layers):
+            if i in taken or len(self._top_ids[i]) != 1 or any(first.loss_weights):
+                continue
+            chain: list[int] = []
+            for k in range(i + 1, len(self.layers)):
+                if not self._top_ids[i] == self._bottom_ids[k] == self._top_ids[k] or any(self.layers[k].loss_weights):
+                    break
+                chain.append(k)
+            while chain and not first.can_fuse([self.layers[k] for k in chain]):
+                chain.pop()
+            if chain:
+                plan[i] = chain
+                taken.update(chain)
+        return plan
 
     # ---------------------------------------------------------------------------------------------------- running
 
@@ -170,17 +181,17 @@ class Net:
         end = len(self.layers) - 1 if end is None else end
         whole = start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values())
         fusions = self._fusions if whole else {}
-        loss, fused = 0.0, -1
+        loss, last = 0.0, -1                                 # last: of the layers that run as one
         for i in range(start, end + 1):
-            if i == fused:
+            if i <= last:
                 continue
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
             for hook in self._hooks["before_forward"]:
                 hook(i)
             self._reshape(i)
             if i in fusions:
-                fused = fusions[i]
-                layer.forward_fused(bottom, top, self.layers[fused])    # type: ignore[attr-defined]
+                last = fusions[i][-1]
+                layer.forward_fused(bottom, top, [self.layers[k] for k in fusions[i]])
             else:
                 layer.forward(bottom, top)
             if any(layer.loss_weights):
@@ -195,9 +206,18 @@ class Net:
         """Layers start..end (start is the later one, both included) backward."""
         device.activate(self.device)
         start = len(self.layers) - 1 if start is None else start
+        whole = start == len(self.layers) - 1 and end == 0 and not debug and not any(self._hooks.values())
+        firsts = {chain[-1]: i for i, chain in self._fusions.items() if whole and self.layers[i].fuses_backward
+                  and all(self._run_backward[k] and all(self._down[k]) for k in chain)}
+        first = len(self.layers)                             # of the layers that run as one
         for i in range(start, end - 1, -1):
-            if not self._run_backward[i]:
+            if i >= first or not self._run_backward[i]:
                 continue
+            if i in firsts:
+                first = firsts[i]
+                self.layers[first].backward_fused(self.tops[first], self._down[first], self.bottoms[first], [self.layers[k] for k in self._fusions[first]])
+                continue
+            first = len(self.layers)
             for hook in self._hooks["before_backward"]:
                 hook(i)
             self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])

@@ -189,6 +189,13 @@ class Kernels:
         outer, channels, spatial, *_ = grid
         self.run("batch_norm", "scale_gradients", channels, x if dscale is not None else None, dy, dscale, dbias, outer, channels, spatial)
 
+    def bn_forward(self, x: Any, mean: Any, inverse: Any, scale: Any, shift: Any, normal: Any, y: Any, relu: bool, grid: Any) -> None:
+        self.each("batch_norm", "bn_forward", x.size, x, mean, inverse, scale, shift, normal, y, relu, grid[1], grid[2])
+
+    def bn_backward(self, y: Any, normal: Any, dy: Any, scale: Any, inverse: Any, dscale: Any, dshift: Any, dx: Any, grid: Any) -> None:
+        outer, channels, spatial, *_ = grid
+        self.run("batch_norm", "bn_backward", channels, y, normal, dy, scale, inverse, dscale, dshift, dx, outer, channels, spatial)
+
     # ------------------------------------------------------------------------------------------------------- softmax
 
     def softmax_forward(self, x: Any, y: Any, outer: int, classes: int, inner: int) -> None:

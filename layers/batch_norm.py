@@ -1,6 +1,7 @@
 """BatchNorm: each channel with mean 0 and variance 1 over the batch."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.blob import Blob
@@ -29,7 +30,7 @@ class NormalizingLayer(Layer):
     def set_channels(self, bottom: list[Blob]) -> None:
         self.require(len(bottom[0].shape) >= 1, "normalises channels; the bottom is a scalar", "bottom")
         self.channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
-        self.mean, self.inverse = Memory((self.channels,)), Memory((self.channels,))
+        self.mean, self.inverse, self.normal = Memory((self.channels,)), Memory((self.channels,)), Memory()
 
     def fix(self, blobs: int, of: int) -> None:
         """The first `blobs` of the layer's `of` blobs are statistics: their rates and decays are 0."""
@@ -43,12 +44,37 @@ class NormalizingLayer(Layer):
         shape = bottom[0].shape
         self.require((shape[1] if len(shape) > 1 else 1) == self.channels, f"the statistics are for {self.channels} channels; the shape is now {shape}", "bottom")
         top[0].reshape(*shape)
-        self.normal = Memory(shape)                                 # the result before scale and shift
+        if self.normal.shape != shape:
+            self.normal = Memory(shape)                             # the result before scale and shift
+
+    # A layer's own scale and shift, or those of the Scale that it does the work of, are one matter: the pass is the same.
+
+    def own(self) -> tuple[Blob, Blob] | None:
+        return None if self.affine is None else (self.blobs[self.affine[0]], self.blobs[self.affine[1]])
+
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
+        types = [layer.type for layer in following]
+        if self.affine is not None or types not in (["Scale"], ["Scale", "ReLU"]):
+            return False
+        scale = following[0]
+        return len(scale.blobs) == 2 and scale.blobs[0].shape == (self.channels,) and getattr(scale, "by_channel", False) and (len(types) == 1 or getattr(following[1], "slope", 1) == 0)
+
+    fuses_backward = True
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        xp, shape = self.device.xp, bottom[0].shape
+        self._run(bottom, top, self.own(), False, self.runs_backward)
+
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
+        """With the Scale, and perhaps the ReLU, that follow in place. All three go on from the same copy of the result before."""
+        scale, shift = following[0].blobs
+        self._run(bottom, top, (scale, shift), len(following) > 1, any(layer.runs_backward for layer in (self, *following)))
+        following[0].before = self.normal
+
+    def _run(self, bottom: list[Blob], top: list[Blob], affine: tuple[Blob, Blob] | None, relu: bool, keep: bool) -> None:
+        """`keep` the result before scale and shift for backward: what follows in place will write over the top."""
+        xp = self.device.xp
         self.layout = bottom[0].value.layout
-        self.grid = grid_of(self.layout, shape)
+        self.grid = grid_of(self.layout, bottom[0].shape)
         x = bottom[0].value.read(self.layout)
         mean, inverse = self.mean.write(), self.inverse.write()
         if self.from_batch:
@@ -59,45 +85,43 @@ class NormalizingLayer(Layer):
             stored, variance = self.stored()
             mean[...] = stored
         inverse[...] = 1 / xp.sqrt(variance + xp.float32(self.eps))
-        if self.affine is None:
+        if affine is not None:
+            scale, shift = (blob.value.read().reshape(-1) for blob in affine)
+            self.k.bn_forward(x, mean, inverse, scale, shift, self.normal.write(self.layout) if keep else None, top[0].value.write(self.layout), relu, self.grid)
+        else:
             y = top[0].value.write(self.layout)
             self.k.normalize_forward(x, mean, inverse, y, self.grid)
-            if bottom[0] is top[0] and self.from_batch:
-                self.remember(y, self.layout, shape)                # what follows in place will write over it
-            return
-        scale, shift = (self.blobs[k].value.read().reshape(-1) for k in self.affine)
-        if self.phase == pb.TEST and not self.from_batch:           # no gradient will be asked for: in one step
-            factor = scale * inverse
-            self.k.scale_forward(x, factor, shift - mean * factor, top[0].value.write(self.layout), self.grid)
-            return
-        normal = self.normal.write(self.layout)
-        self.k.normalize_forward(x, mean, inverse, normal, self.grid)
-        self.k.scale_forward(normal, scale, shift, top[0].value.write(self.layout), self.grid)
+            if keep:
+                self.k.linear(y, 1.0, self.normal.write(self.layout), 0.0)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        dy, inverse = top[0].gradient.read(self.layout), self.inverse.read()
-        if self.affine is None:
-            y = (self.before if bottom[0] is top[0] else top[0].value).read(self.layout) if self.from_batch else None
-        else:
-            scale = self.blobs[self.affine[0]].value.read().reshape(-1)
-            if self.phase == pb.TEST and not self.from_batch:
-                inverse = scale * inverse                           # and nothing is learned
-            else:
-                y = self.normal.read(self.layout)
-                grads = [self.blobs[k].gradient.adding() if self.param_propagate_down[k] else None for k in self.affine]
-                if any(g is not None for g in grads):
-                    self.k.scale_gradients(y, dy, *grads, self.grid)
-                if propagate_down[0]:
-                    dx = bottom[0].gradient.write(self.layout)
-                    self.k.scale_forward(dy, scale, None, dx, self.grid)
-                    dy = dx
-        if not propagate_down[0]:
+        affine = self.own()
+        wanted = [self.param_propagate_down[k] for k in self.affine] if self.affine is not None else []
+        self._differentiate(top, propagate_down, bottom, affine, wanted, False)
+
+    def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
+        scale, shift = following[0].blobs
+        self._differentiate(top, propagate_down, bottom, (scale, shift), following[0].param_propagate_down, len(following) > 1)
+
+    def _differentiate(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], affine: tuple[Blob, Blob] | None, wanted: list[bool], relu: bool) -> None:
+        inverse, dy = self.inverse.read(), top[0].gradient.read(self.layout)
+        grads = [blob.gradient.adding() if want else None for blob, want in zip(affine or (), wanted)]
+        dx = bottom[0].gradient.write(self.layout) if propagate_down[0] else None
+        y = top[0].value.read(self.layout) if relu else None
+        if self.from_batch and affine is not None:
+            self.k.bn_backward(y, self.normal.read(self.layout), dy, affine[0].value.read().reshape(-1), inverse, *grads, dx, self.grid)
             return
-        dx = bottom[0].gradient.write(self.layout)
-        if self.from_batch:
-            self.k.normalize_backward(y, dy, inverse, dx, self.grid)
-        else:
-            self.k.scale_forward(dy, inverse, None, dx, self.grid)
+        if dx is not None and self.from_batch:
+            self.k.normalize_backward(self.normal.read(self.layout), dy, inverse, dx, self.grid)
+            return
+        if relu:
+            passed = dx if dx is not None else self.device.empty(dy.size).reshape(dy.shape)
+            self.k.relu_backward(y, dy, passed, 0.0)
+            dy = passed
+        if any(g is not None for g in grads):
+            self.k.scale_gradients(self.normal.read(self.layout), dy, *grads, self.grid)
+        if dx is not None:
+            self.k.scale_forward(dy, inverse if affine is None else inverse * affine[0].value.read().reshape(-1), None, dx, self.grid)
 
 
 @register("BatchNorm")

@@ -1,6 +1,7 @@
 """Convolution: filters that slide over any number of spatial axes."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -108,12 +109,12 @@ class ConvolutionLayer(SlidingLayer):
         for x, y in zip(bottom, top):
             self.engine.forward(x, y, None)
 
-    def can_fuse(self, following: Layer) -> bool:
-        return following.type == "ReLU" and hasattr(self.engine, "fuses")
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
+        return [layer.type for layer in following] == ["ReLU"] and hasattr(self.engine, "fuses")
 
-    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Any) -> None:
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
         """With the ReLU that follows in place: one pass instead of two. Backward runs both as they are."""
-        self.engine.forward(bottom[0], top[0], following.slope)
+        self.engine.forward(bottom[0], top[0], following[0].slope)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         for y, x, down in zip(top, bottom, propagate_down):

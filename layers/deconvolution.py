@@ -1,6 +1,7 @@
 """Deconvolution: a convolution run backwards, which makes images larger."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -41,7 +42,7 @@ class DeconvolutionLayer(ConvolutionLayer):
                                                                    self.stride, self.pad, self.dilation, self.groups))
         self.bias_grid = (prod(batch), self.outputs, prod(out), 1, self.outputs)
 
-    def can_fuse(self, following: Layer) -> bool:
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
         return False
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -5,6 +5,7 @@
 #include "cpu.h"
 
 #include <cmath>
+#include <type_traits>
 
 namespace BREW_ISA {
 
@@ -64,6 +65,60 @@ void channel_sums(const Grid& g, double* out, F shared) {
     }
 }
 
+// Biased mean and variance of each channel. Each plane, or kPixels of it, is read twice while it is in the cache: its mean,
+// and the squares around that; parts are merged in double by Chan, Golub and LeVeque 1979.
+void moments(const Grid& g, const float* x, float* mean, float* var) {
+  struct Part { double mean, squares; };
+  std::vector<Part> rows((size_t)g.outer * g.channels, Part{0, 0});
+  const auto merge = [](Part& a, double n, double mean, double squares, double m) {    // a has n values, the other m
+    const double d = mean - a.mean;
+    a.squares += squares + d * d * n * m / (n + m);
+    a.mean += d * m / (n + m);
+  };
+#pragma omp parallel for collapse(2) if (g.size() > kGrain)
+  for (long n = 0; n < g.outer; ++n)
+    for (long b = 0; b < g.blocks; ++b) {
+      const float* plane = x + (n * g.blocks + b) * g.spatial * g.lanes;
+      Part* row = rows.data() + n * g.channels + b * g.lanes;
+      const long used = g.lanes == 1 ? 1 : g.lanes_of(b);
+      for (long s0 = 0; s0 < g.spatial; s0 += kPixels) {
+        const long s1 = std::min(s0 + kPixels, g.spatial), m = s1 - s0;
+        if (g.lanes == 1) {
+          float sum = 0, squares = 0;
+#pragma omp simd reduction(+ : sum)
+          for (long s = s0; s < s1; ++s) sum += plane[s];
+          const float average = sum / m;
+#pragma omp simd reduction(+ : squares)
+          for (long s = s0; s < s1; ++s) { const float d = plane[s] - average; squares += d * d; }
+          merge(row[0], s0, average, squares, m);
+          continue;
+        }
+        for (long l0 = 0; l0 < used; l0 += kChunk) {
+          const long width = std::min(kChunk, used - l0);
+          float average[kChunk] = {}, squares[kChunk] = {};
+          for (long s = s0; s < s1; ++s) {
+            const float* v = plane + s * g.lanes + l0;
+#pragma omp simd
+            for (long l = 0; l < width; ++l) average[l] += v[l];
+          }
+          for (long l = 0; l < width; ++l) average[l] /= m;
+          for (long s = s0; s < s1; ++s) {
+            const float* v = plane + s * g.lanes + l0;
+#pragma omp simd
+            for (long l = 0; l < width; ++l) { const float d = v[l] - average[l]; squares[l] += d * d; }
+          }
+          for (long l = 0; l < width; ++l) merge(row[l0 + l], s0, average[l], squares[l], m);
+        }
+      }
+    }
+  for (long c = 0; c < g.channels; ++c) {
+    Part all{0, 0};
+    for (long n = 0; n < g.outer; ++n) merge(all, (double)n * g.spatial, rows[n * g.channels + c].mean, rows[n * g.channels + c].squares, g.spatial);
+    mean[c] = (float)all.mean;
+    var[c] = (float)(all.squares / ((double)g.outer * g.spatial));
+  }
+}
+
 // f(element, channel) for every element that is no padding.
 template <class F>
 void each_of_channel(const Grid& g, F shared) {
@@ -87,16 +142,52 @@ void each_of_channel(const Grid& g, F shared) {
 void bind_batch_norm(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   using Shape = std::vector<long>;
-  // Biased mean and variance of each channel, in two passes.
   m.def("channel_moments", [](const Array& x_, Array& mean_, Array& var_, const Shape& shape) {
     const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(); Release _;
-    const double share = 1.0 / ((double)g.outer * g.spatial);
-    std::vector<double> sums(g.channels);
-    channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = x[i]; });
-    for (long c = 0; c < g.channels; ++c) mean[c] = (float)(sums[c] * share);
-    channel_sums<1>(g, sums.data(), [=](long i, long c, float* v) { const float d = x[i] - mean[c]; v[0] = d * d; });
-    for (long c = 0; c < g.channels; ++c) var[c] = (float)(sums[c] * share);
+    moments(g, x, mean, var);
   }, nc("x"), nc("mean"), nc("var"), py::arg("grid"));
+  // BatchNorm, Scale and perhaps ReLU in one pass: h = (x - mean) * inverse, kept in `normal` if it is given, and
+  // y = h * scale + shift, or 0 where that is less and `relu`.
+  m.def("bn_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, const Array& scale_, const Array& shift_, py::object normal_, Array& y_, bool relu, const Shape& shape) {
+    const Grid g = grid(shape);
+    const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(), *scale = scale_.data(), *shift = shift_.data(); float* y = y_.mutable_data();
+    float* normal = normal_.is_none() ? nullptr : normal_.cast<Array>().mutable_data(); Release _;
+    const auto run = [&](auto keep, auto cut) {
+      each_of_channel(g, [=](long i, long c) {
+        const float h = (x[i] - mean[c]) * inv[c], v = h * scale[c] + shift[c];
+        if constexpr (decltype(keep)::value) normal[i] = h;
+        y[i] = decltype(cut)::value && v < 0 ? 0.0f : v;
+      });
+    };
+    using Yes = std::true_type; using No = std::false_type;
+    if (normal) relu ? run(Yes(), Yes()) : run(Yes(), No());
+    else relu ? run(No(), Yes()) : run(No(), No());
+  }, nc("x"), nc("mean"), nc("inverse"), nc("scale"), nc("shift"), py::arg("normal"), nc("y"), py::arg("relu"), py::arg("grid"));
+  // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to.
+  m.def("bn_backward", [](py::object y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, py::object dscale_, py::object dshift_, py::object dx_, const Shape& shape) {
+    const Grid g = grid(shape);
+    const float *h = normal_.data(), *dy = dy_.data(), *scale = scale_.data(), *inv = inverse_.data(), *y = y_.is_none() ? nullptr : y_.cast<Array>().data();
+    const auto optional = [](py::object& o) { return o.is_none() ? nullptr : o.cast<Array>().mutable_data(); };
+    float *dscale = optional(dscale_), *dshift = optional(dshift_), *dx = optional(dx_); Release _;
+    const auto run = [&](auto cut) {
+      constexpr bool relu = decltype(cut)::value;
+      std::vector<double> sums(2 * g.channels);
+      channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { const float d = relu && !(y[i] > 0) ? 0.0f : dy[i]; v[0] = d; v[1] = d * h[i]; });
+      std::vector<float> a(g.channels), b(g.channels), f(g.channels);
+      const double share = 1.0 / ((double)g.outer * g.spatial);
+      for (long c = 0; c < g.channels; ++c) {
+        if (dshift) dshift[c] += (float)sums[c];
+        if (dscale) dscale[c] += (float)sums[g.channels + c];
+        a[c] = (float)(sums[c] * share);
+        b[c] = (float)(sums[g.channels + c] * share);
+        f[c] = scale[c] * inv[c];
+      }
+      if (!dx) return;
+      const float *ma = a.data(), *mb = b.data(), *mf = f.data();
+      each_of_channel(g, [=](long i, long c) { const float d = relu && !(y[i] > 0) ? 0.0f : dy[i]; dx[i] = (d - ma[c] - mb[c] * h[i]) * mf[c]; });
+    };
+    if (y) run(std::true_type()); else run(std::false_type());
+  }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), py::arg("dx"), py::arg("grid"));
   // y = (x - mean) * inverse
   m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, const Shape& shape) {
     const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data(); Release _;

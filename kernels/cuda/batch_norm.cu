@@ -45,3 +45,36 @@ extern "C" __global__ void scale_gradients(const float* x, const float* dy, floa
   b = block_sum(b);
   if (threadIdx.x == 0) { if (dbias) dbias[c] += a; if (dscale) dscale[c] += b; }
 }
+
+// BatchNorm, Scale and perhaps ReLU in one pass; `normal` keeps the result before scale and shift, if it is given.
+extern "C" __global__ void bn_forward(const float* x, const float* mean, const float* inverse, const float* scale, const float* shift, float* normal, float* y, int relu, int channels, int spatial, long n) {
+  BREW_EACH(i, n) {
+    const int c = (int)(i / spatial % channels);
+    const float h = (x[i] - mean[c]) * inverse[c], v = h * scale[c] + shift[c];
+    if (normal) normal[i] = h;
+    y[i] = relu && v < 0 ? 0.0f : v;
+  }
+}
+extern "C" __global__ void bn_backward(const float* y, const float* normal, const float* dy, const float* scale, const float* inverse, float* dscale, float* dshift, float* dx, int outer, int channels, int spatial) {
+  const int c = blockIdx.x;
+  const long m = (long)outer * spatial;
+  float a = 0, b = 0;
+  for (long k = threadIdx.x; k < m; k += blockDim.x) {
+    const long i = element(k, c, channels, spatial);
+    const float d = y && !(y[i] > 0) ? 0.0f : dy[i];
+    a += d;
+    b += d * normal[i];
+  }
+  a = block_sum(a);
+  b = block_sum(b);
+  if (threadIdx.x == 0) { if (dshift) dshift[c] += a; if (dscale) dscale[c] += b; }
+  if (!dx) return;
+  a /= m;
+  b /= m;
+  const float f = scale[c] * inverse[c];
+  for (long k = threadIdx.x; k < m; k += blockDim.x) {
+    const long i = element(k, c, channels, spatial);
+    const float d = y && !(y[i] > 0) ? 0.0f : dy[i];
+    dx[i] = (d - a - b * normal[i]) * f;
+  }
+}
