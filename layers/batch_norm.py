@@ -109,7 +109,8 @@ class NormalizingLayer(Layer):
         dx = bottom[0].gradient.write(self.layout) if propagate_down[0] else None
         y = top[0].value.read(self.layout) if relu else None
         if self.from_batch and affine is not None:
-            self.k.bn_backward(y, self.normal.read(self.layout), dy, affine[0].value.read().reshape(-1), inverse, *grads, dx, self.grid)
+            into = dx if dx is not None else self.device.empty(dy.size).reshape(dy.shape)      # the kernel works in it
+            self.k.bn_backward(y, self.normal.read(self.layout), dy, affine[0].value.read().reshape(-1), inverse, *grads, into, self.grid)
             return
         if dx is not None and self.from_batch:
             self.k.normalize_backward(self.normal.read(self.layout), dy, inverse, dx, self.grid)

@@ -163,31 +163,31 @@ void bind_batch_norm(py::module_& m) {
     if (normal) relu ? run(Yes(), Yes()) : run(Yes(), No());
     else relu ? run(No(), Yes()) : run(No(), No());
   }, nc("x"), nc("mean"), nc("inverse"), nc("scale"), nc("shift"), py::arg("normal"), nc("y"), py::arg("relu"), py::arg("grid"));
-  // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to.
-  m.def("bn_backward", [](py::object y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, py::object dscale_, py::object dshift_, py::object dx_, const Shape& shape) {
+  // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to. What
+  // the ReLU lets through is written to dx first: in one pass with the sums it did not vectorise (50 ms where this takes 20).
+  m.def("bn_backward", [](py::object y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, py::object dscale_, py::object dshift_, Array& dx_, const Shape& shape) {
     const Grid g = grid(shape);
     const float *h = normal_.data(), *dy = dy_.data(), *scale = scale_.data(), *inv = inverse_.data(), *y = y_.is_none() ? nullptr : y_.cast<Array>().data();
     const auto optional = [](py::object& o) { return o.is_none() ? nullptr : o.cast<Array>().mutable_data(); };
-    float *dscale = optional(dscale_), *dshift = optional(dshift_), *dx = optional(dx_); Release _;
-    const auto run = [&](auto cut) {
-      constexpr bool relu = decltype(cut)::value;
-      std::vector<double> sums(2 * g.channels);
-      channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { const float d = relu && !(y[i] > 0) ? 0.0f : dy[i]; v[0] = d; v[1] = d * h[i]; });
-      std::vector<float> a(g.channels), b(g.channels), f(g.channels);
-      const double share = 1.0 / ((double)g.outer * g.spatial);
-      for (long c = 0; c < g.channels; ++c) {
-        if (dshift) dshift[c] += (float)sums[c];
-        if (dscale) dscale[c] += (float)sums[g.channels + c];
-        a[c] = (float)(sums[c] * share);
-        b[c] = (float)(sums[g.channels + c] * share);
-        f[c] = scale[c] * inv[c];
-      }
-      if (!dx) return;
-      const float *ma = a.data(), *mb = b.data(), *mf = f.data();
-      each_of_channel(g, [=](long i, long c) { const float d = relu && !(y[i] > 0) ? 0.0f : dy[i]; dx[i] = (d - ma[c] - mb[c] * h[i]) * mf[c]; });
-    };
-    if (y) run(std::true_type()); else run(std::false_type());
-  }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), py::arg("dx"), py::arg("grid"));
+    float *dscale = optional(dscale_), *dshift = optional(dshift_), *dx = dx_.mutable_data(); const long n = dx_.size(); Release _;
+    if (y) {
+      each(n, [=](long i) { dx[i] = relu_grad(y[i], dy[i], 0); });
+      dy = dx;
+    }
+    std::vector<double> sums(2 * g.channels);
+    channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * h[i]; });
+    std::vector<float> a(g.channels), b(g.channels), f(g.channels);
+    const double share = 1.0 / ((double)g.outer * g.spatial);
+    for (long c = 0; c < g.channels; ++c) {
+      if (dshift) dshift[c] += (float)sums[c];
+      if (dscale) dscale[c] += (float)sums[g.channels + c];
+      a[c] = (float)(sums[c] * share);
+      b[c] = (float)(sums[g.channels + c] * share);
+      f[c] = scale[c] * inv[c];
+    }
+    const float *ma = a.data(), *mb = b.data(), *mf = f.data();
+    each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * h[i]) * mf[c]; });
+  }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), nc("dx"), py::arg("grid"));
   // y = (x - mean) * inverse
   m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, const Shape& shape) {
     const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data(); Release _;

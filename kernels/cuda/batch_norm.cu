@@ -68,7 +68,6 @@ extern "C" __global__ void bn_backward(const float* y, const float* normal, cons
   a = block_sum(a);
   b = block_sum(b);
   if (threadIdx.x == 0) { if (dshift) dshift[c] += a; if (dscale) dscale[c] += b; }
-  if (!dx) return;
   a /= m;
   b /= m;
   const float f = scale[c] * inverse[c];
