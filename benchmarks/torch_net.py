@@ -56,7 +56,7 @@ class TorchNet(nn.Module):
         if layer.type == "ReLU":
             return nn.ReLU(inplace=layer.bottom[0] == layer.top[0])
         if layer.type == "Dropout":
-            return nn.Dropout(layer.dropout_param.dropout_ratio, inplace=True)
+            return nn.Dropout(layer.dropout_param.dropout_ratio)      # torch needs what it would write over
         if layer.type == "LRN":
             return nn.LocalResponseNorm(layer.lrn_param.local_size, layer.lrn_param.alpha, layer.lrn_param.beta)
         if layer.type == "Pooling":

@@ -27,6 +27,11 @@ class Cpu:
             raise DeviceError(f"BREW_ENGINE is onednn or caffe, found {self.engine!r}")
         cpu.set_blas_threads(self.threads)
 
+    @property
+    def lanes(self) -> int:
+        """Channels to a block in the layouts that convolutions like here; 1: plain."""
+        return int(onednn.max_lanes()) if self.engine == "onednn" and onednn else 1
+
     def enter(self) -> None:
         """Make this thread's loops use this device's threads."""
         cpu.set_threads(self.threads)
@@ -52,6 +57,7 @@ class Gpu:
 
     name = "gpu"
     engine = "cuda"
+    lanes = 1
 
     def __init__(self, backend: Any) -> None:
         from ..kernels.gpu import Kernels

@@ -132,6 +132,10 @@ class Kernels:
     def add_rows(self, x: Any, index: Any, y: Any, columns: int) -> None:
         self.each("eltwise", "add_rows", x.size, x, index, y, int(index.size), columns)
 
+    def copy_rows(self, x: Any, y: Any, outer: int, n: int, at: int, to: int) -> None:
+        if outer and n:
+            y.reshape(outer, -1)[:, to:to + n] = x.reshape(outer, -1)[:, at:at + n]
+
     # ------------------------------------------------------------------------------------------------------- pooling
 
     def max_pool_forward(self, x: Any, y: Any, winner: Any, planes: int, lanes: int, shape: Any) -> None:

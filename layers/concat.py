@@ -37,37 +37,37 @@ class ConcatLayer(Layer):
             top[0].share_value(bottom[0])
             top[0].share_gradient(bottom[0])
 
-    def parts(self, bottom: list[Blob], top: Any, bottoms: list[Any]) -> list[tuple[Any, Any]]:
-        """(bottom's array, the part of the top's that it fills), both (outer, n), in whatever layout they are."""
-        outer = prod(bottom[0].shape[:self.along])
-        flat = top.reshape(outer, -1)
-        pairs, start = [], 0
-        for x in bottoms:
-            x = x.reshape(outer, -1)
-            pairs.append((x, flat[:, start:start + x.shape[1]]))
-            start += x.shape[1]
-        return pairs
-
     def common_layout(self, bottom: list[Blob], top: list[Blob]) -> Any:
-        """The bottoms' blocked layout, if all have the same and no block is cut; else plain."""
-        layouts = [b.value.layout for b in bottom]
-        if self.along != 1 or any(x is PLAIN or x.padded or x.grid[1] == 1 or x.lanes != layouts[0].lanes for x in layouts):
-            return PLAIN
-        return layouts[0]
+        """A blocked layout that some bottom has and no bottom's channels would be padded in; else plain."""
+        if self.along == 1:
+            for layout in (b.value.layout for b in bottom):
+                if layout is not PLAIN and layout.grid[1] * layout.lanes == layout.grid[4] and layout.lanes < layout.grid[4] and all(b.shape[1] % layout.lanes == 0 for b in bottom):
+                    return layout
+        return PLAIN
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if len(bottom) == 1:
             return
         self.kind = self.common_layout(bottom, top)
-        xs = [b.value.read(self.kind and self.kind.like(b.shape)) for b in bottom]
-        for x, part in self.parts(bottom, top[0].value.write(self.kind and self.kind.like(top[0].shape)), xs):
-            part[...] = x
+        y = top[0].value.write(self.kind and self.kind.like(top[0].shape))
+        start = 0
+        for blob in bottom:
+            x = blob.value.read(self.kind and self.kind.like(blob.shape))
+            start = self._copy(x, 0, y, start, blob)
+
+    def _copy(self, source: Any, at: int, target: Any, to: int, blob: Blob) -> int:
+        """Copy a bottom's part between its own array and the top's, either way; returns where the next one begins."""
+        outer = prod(blob.shape[:self.along])
+        n = blob.count // max(outer, 1)
+        self.k.copy_rows(source, target, outer, n, at, to)
+        return max(at, to) + n
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if len(bottom) == 1:
             return
         dy = top[0].gradient.read(self.kind and self.kind.like(top[0].shape))
-        dxs = [b.gradient.write(self.kind and self.kind.like(b.shape)) for b in bottom]
-        for down, (dx, part) in zip(propagate_down, self.parts(bottom, dy, dxs)):
+        start = 0
+        for blob, down in zip(bottom, propagate_down):
             if down:
-                dx[...] = part
+                self._copy(dy, start, blob.gradient.write(self.kind and self.kind.like(blob.shape)), 0, blob)
+            start += blob.count // max(prod(blob.shape[:self.along]), 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine.blob import Blob
 from ..engine.layer import Layer, between, pair, register
-from ..engine.layout import PLAIN, grid_of
+from ..engine.layout import PLAIN, grid_of, laid_out
 from ..engine.random import stream
 from ..proto import brew_pb2 as pb
 
@@ -74,8 +74,14 @@ class PoolingLayer(Layer):
         self.empty_windows = any((o - 1) * s - p >= size for size, o, s, p in zip((h, w), out, self.stride, self.pad))
         self.winner: Any = None                                    # row * W + column of each maximum, as large as the top
 
+    def blocks(self, bottom: Blob) -> Any:
+        """The bottom's layout; of a plain one (after LRN, say) the blocks that the engine's convolutions take, in which windows
+        are pooled many channels at a time."""
+        layout, lanes = bottom.value.layout, self.device.lanes
+        return laid_out(bottom.shape, lanes) if layout is PLAIN and lanes > 1 and bottom.shape[1] % lanes == 0 else layout
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        layout = PLAIN if self.stochastic else bottom[0].value.layout
+        layout = PLAIN if self.stochastic else self.blocks(bottom[0])
         if self.empty_windows and layout is not PLAIN and layout.padded:
             layout = PLAIN                                         # they would write -FLT_MAX into the padding
         self.top_layout = layout if layout is PLAIN else layout.like(top[0].shape)

@@ -41,5 +41,18 @@ void bind_eltwise(py::module_& m) {
     const float* p = dy.data(); const int* w = winner.data(); float* q = dx.mutable_data(); Release _;
     each(dy.size(), [=](long i) { q[i] = w[i] == index ? p[i] : 0.0f; });
   }, nc("dy"), nc("winner"), py::arg("index"), nc("dx"));
+  // Of `outer` rows each, columns at..at + n of x into columns to..to + n of y.
+  m.def("copy_rows", [](const Array& x_, Array& y_, long outer, long n, long at, long to) {
+    const float* x = x_.data(); float* y = y_.mutable_data();
+    const long from = outer ? x_.size() / outer : 0, width = outer ? y_.size() / outer : 0, pieces = (n + kGrain - 1) / kGrain;
+    if (at + n > from || to + n > width) throw std::out_of_range("copy_rows: the columns are not there");
+    Release _;
+#pragma omp parallel for collapse(2) if (outer * n > kGrain)
+    for (long r = 0; r < outer; ++r)
+      for (long p = 0; p < pieces; ++p) {
+        const long first = p * kGrain, count = std::min(n - first, kGrain);
+        std::memcpy(y + r * width + to + first, x + r * from + at + first, count * sizeof(float));
+      }
+  }, nc("x"), nc("y"), py::arg("outer"), py::arg("n"), py::arg("at"), py::arg("to"));
 }
 }  // namespace BREW_ISA

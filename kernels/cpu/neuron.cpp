@@ -6,14 +6,21 @@
 
 namespace BREW_ISA {
 
-// Four elements share one Philox block; kept where the word is at least `threshold` = ratio * 2^32.
+// Four elements share one Philox block; kept where the word is at least `threshold` = ratio * 2^32. Words are drawn for
+// kDraw blocks at a time, in a loop of their own that vectorises.
+constexpr long kDraw = 64;
 void dropout(const float* x, float* y, long n, std::uint64_t key, std::uint64_t stream, std::uint32_t threshold, float scale) {
+  const long blocks = (n + 3) / 4;
 #pragma omp parallel for if (n > kGrain / 4)
-  for (long block = 0; block < (n + 3) / 4; ++block) {
-    const Words w = philox(block, stream, key);
-    const unsigned words[4] = {w.x, w.y, w.z, w.w};
-    for (long i = block * 4, end = std::min(n, i + 4); i < end; ++i)
-      y[i] = words[i & 3] >= threshold ? x[i] * scale : 0.0f;
+  for (long first = 0; first < blocks; first += kDraw) {
+    unsigned w[4][kDraw];
+#pragma omp simd
+    for (long b = 0; b < kDraw; ++b) {
+      const Words v = philox(first + b, stream, key);
+      w[0][b] = v.x; w[1][b] = v.y; w[2][b] = v.z; w[3][b] = v.w;
+    }
+    for (long b = 0; b < std::min(kDraw, blocks - first); ++b)
+      for (long i = (first + b) * 4, k = 0, end = std::min(n, i + 4); i < end; ++i, ++k) y[i] = w[k][b] >= threshold ? x[i] * scale : 0.0f;
   }
 }
 
