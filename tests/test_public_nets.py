@@ -25,7 +25,7 @@ READERS = {"Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "Annotat
 GIB = 1 << 30
 SIZES = {"siamese": (2, 28, 28), "mnist": (1, 28, 28), "cifar": (3, 32, 32)}      # by the data set's name
 OTHERS = ((3, 224, 224), (1, 41, 41), (3, 321, 321))                                 # tried one after the other
-MOST_WORK = float(os.environ.get("BREW_PUBLIC_NETS_FLOP", 100e9))      # of a forward pass; with more it takes long, and finds nothing new
+MOST_WORK = float(os.environ.get("BREW_PUBLIC_NETS_FLOP", 30e9))      # of a forward pass; with more it takes long, and finds nothing new
 
 
 def unique_nets(folder: Path) -> dict[str, list[tuple[Path, pb.NetParameter]]]:
