@@ -8,34 +8,51 @@ from . import device
 from .blob import Blob
 from .layout import PLAIN
 from .memory import GPU, Memory
+from .sharing import Parameter
 
 
-@dataclass
-class Slot:
-    """Where a parameter lies in the arena, in floats, and in which layout."""
+@dataclass(frozen=True)
+class Span:
+    """A part of the arena, in floats, all of which learns at the same rate and decays alike."""
 
-    blob: Blob
     start: int
     size: int
+    lr_mult: float
+    decay_mult: float
+
+
+@dataclass(frozen=True)
+class Slot(Span):
+    """Where one parameter lies, and in which layout."""
+
+    blob: Blob
     layout: Any
-    lr_mult: float = 1.0
-    decay_mult: float = 1.0
 
 
 class Arena:
     """`data` and `diff` are flat arrays; the blobs' values and gradients are parts of them, in the engine's layouts.
 
-    Slots begin on cache lines. What lies between them and in the padding of layouts is zero, and stays zero.
+    Slots begin on cache lines. What lies between them and in the padding of layouts is zero, and stays zero. `slots` are in
+    the parameters' order; in memory those that learn alike are neighbours, and make one of `spans`.
     """
 
-    def __init__(self, blobs: list[Blob]):
-        self.slots: list[Slot] = []
+    def __init__(self, parameters: list[Parameter]):
+        alike: dict[tuple[float, float], list[int]] = {}
+        for i, p in enumerate(parameters):
+            alike.setdefault((p.lr_mult, p.decay_mult), []).append(i)
+        slots: dict[int, Slot] = {}
+        self.spans: list[Span] = []
         start = 0
-        for blob in blobs:
-            layout = GPU if device.current().name == "gpu" else blob.value.layout
-            size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
-            self.slots.append(Slot(blob, start, size, layout))
-            start += -(-size // 16) * 16
+        for rates, members in alike.items():
+            first = start
+            for i in members:
+                blob = parameters[i].blob
+                layout = GPU if device.gpu_runs else blob.value.layout
+                size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
+                slots[i] = Slot(start, size, *rates, blob, layout)
+                start += -(-size // 16) * 16
+            self.spans.append(Span(first, start - first, *rates))
+        self.slots = [slots[i] for i in range(len(parameters))]
         self.size = start
         self.data, self.diff = self.zeros(), self.zeros()
         for slot in self.slots:
@@ -46,7 +63,7 @@ class Arena:
         """A flat array of the arena's size, as solvers need for their histories."""
         return device.current().empty(self.size)
 
-    def part(self, array: Any, slot: Slot) -> Any:
+    def part(self, array: Any, slot: Span) -> Any:
         return array[slot.start:slot.start + slot.size]
 
     def _move(self, slot: Slot, memory: Memory, array: Any) -> None:
@@ -60,8 +77,10 @@ class Arena:
     def open(self, which: str) -> Any:
         """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy."""
         for slot in self.slots:
-            memory = slot.blob.value if which == "data" else slot.blob.gradient
-            memory.update(slot.layout)
+            store = (slot.blob.value if which == "data" else slot.blob.gradient).store
+            if slot.layout not in store.newest:
+                store.read(slot.layout)
+            store.write(slot.layout)
         return self.data if which == "data" else self.diff
 
     def as_memory(self, array: Any, slot: Slot) -> Memory:

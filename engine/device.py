@@ -80,6 +80,7 @@ class Gpu:
 _cpu = Cpu()
 _default: Cpu | Gpu = _cpu       # where nets are built
 _current: Cpu | Gpu = _cpu       # where memory is read and written now: the device of the net that runs
+gpu_runs = False                 # whether _current is a GPU: memory asks at every read and write
 _gpus: dict[int, Gpu] = {}
 _gpu_id = 0
 
@@ -96,9 +97,13 @@ def current() -> Cpu | Gpu:
 
 def activate(device: Cpu | Gpu) -> None:
     """Run on this device: called by nets at the start of everything they do."""
-    global _current
-    _current = device
+    _run_on(device)
     device.enter()
+
+
+def _run_on(device: Cpu | Gpu) -> None:
+    global _current, gpu_runs
+    _current, gpu_runs = device, isinstance(device, Gpu)
 
 
 def cpu_device() -> Cpu:
@@ -107,8 +112,9 @@ def cpu_device() -> Cpu:
 
 def set_mode_cpu() -> None:
     """Build nets for the CPU from now on."""
-    global _default, _current
-    _default = _current = _cpu
+    global _default
+    _default = _cpu
+    _run_on(_cpu)
 
 
 def set_device(device_id: int) -> None:
@@ -121,7 +127,7 @@ def set_device(device_id: int) -> None:
 
 def set_mode_gpu() -> None:
     """Build nets for the GPU from now on. Raises DeviceError where there is none."""
-    global _default, _current
+    global _default
     if _gpu_id not in _gpus:
         from ..kernels.gpu import CupyBackend
         try:
@@ -130,7 +136,8 @@ def set_mode_gpu() -> None:
             raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
         except RuntimeError as e:
             raise DeviceError(f"GPU {_gpu_id} cannot be used: {e}\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
-    _default = _current = _gpus[_gpu_id]
+    _default = _gpus[_gpu_id]
+    _run_on(_default)
 
 
 def set_threads(n: int) -> None:
@@ -145,12 +152,14 @@ def set_threads(n: int) -> None:
 @contextmanager
 def using(device: Cpu | Gpu, engine: str | None = None) -> Iterator[None]:
     """Build nets for `device` (and with `engine` as the CPU's default) within a with block."""
-    global _default, _current
+    global _default
     before, before_engine = _default, _cpu.engine
-    _default = _current = device
+    _default = device
+    _run_on(device)
     _cpu.engine = engine or before_engine
     try:
         yield
     finally:
-        _default = _current = before
+        _default = before
+        _run_on(before)
         _cpu.engine = before_engine

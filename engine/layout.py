@@ -12,9 +12,12 @@ from ..kernels import cpu
 PLAIN = None           # the layout of numpy and of files; stands where a Layout could
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Channels in lanes: (outer, blocks, spatial, lanes), as the kernels' channel grid. `channels` fill the first lanes."""
+    """Channels in lanes: (outer, blocks, spatial, lanes), as the kernels' channel grid. `channels` fill the first lanes.
+
+    Made by `laid_out`, which gives the same object for the same grid: layouts are compared, and looked up, by identity.
+    """
 
     grid: tuple[int, int, int, int, int]
 
@@ -47,7 +50,13 @@ def laid_out(shape: tuple[int, ...], lanes: int) -> Layout:
     """The layout of an (N, C, ...) array with blocks of `lanes` channels; 0: all channels in one block (channels last)."""
     channels = shape[1]
     lanes = lanes or channels
-    return Layout((shape[0], -(-channels // lanes), prod(shape[2:]), lanes, channels))
+    grid = (shape[0], -(-channels // lanes), prod(shape[2:]), lanes, channels)
+    if grid not in _layouts:
+        _layouts[grid] = Layout(grid)
+    return _layouts[grid]
+
+
+_layouts: dict[tuple[int, ...], Layout] = {}
 
 
 def grid_of(layout: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from . import device
 from .layout import PLAIN
+from .pool import POOL
 
 GPU: Any = "gpu"       # the key of the copy on the GPU; the others are layouts
 
@@ -21,20 +23,33 @@ class Store:
         self.copies: dict[Any, Any] = {}
         self.newest: set[Any] = set()
         self.home: Any = PLAIN                   # the key last written
+        self.version = 0                         # changes whenever somebody may have written
         self.exposed = False                     # the plain copy was handed to the user, who may look or write any time
+        self.lent: dict[Any, Any] = {}           # which copies are the pool's, whole
+        self.pooled = False                      # whether the next copies are to come from the pool
+        self.lost: Callable[[], None] | None = None      # set when the values were given up: called when somebody wants them
 
     def allocate(self, key: Any) -> Any:
         if key not in self.copies:
+            size = self.size if key is PLAIN or key is GPU else key.size
             if key is GPU:
-                self.copies[key] = device.current().empty(self.size)
+                self.copies[key] = device.current().empty(size)
+            elif self.pooled:
+                self.lent[key] = POOL.take(size)
+                self.copies[key] = self.lent[key][:size]
+                if key is not PLAIN and key.padded:
+                    self.copies[key][...] = 0    # nobody writes the padding
             else:
-                self.copies[key] = device.Cpu.empty(self.size if key is PLAIN else key.size)
+                self.copies[key] = device.Cpu.empty(size)
         return self.copies[key]
 
     def read(self, key: Any) -> Any:
         """The up-to-date copy `key`, brought there if it is not."""
         if key in self.newest:
             return self.copies[key]
+        if self.lost is not None:
+            self.lost()
+            return self.read(key)
         array = self.allocate(key)
         if not self.newest:
             array[...] = 0
@@ -57,10 +72,22 @@ class Store:
 
     def write(self, key: Any) -> Any:
         """The copy `key` for overwriting whole; the others are out of date from now on."""
-        array = self.allocate(key)
-        self.newest = {key}
-        self.home = key
+        array = self.copies[key] if key in self.copies else self.allocate(key)
+        if self.home is not key or len(self.newest) != 1 or key not in self.newest:
+            self.newest = {key}
+            self.home = key
+        self.version += 1
+        self.lost = None
         return array
+
+    def give_up(self, lost: Callable[[], None]) -> None:
+        """Let others have the memory, unless the user holds the plain copy. Who wants the values again calls `lost`, which
+        makes them or raises."""
+        if self.exposed and self.looked_at():
+            return
+        for array in self.lent.values():
+            POOL.give(array)
+        self.lent, self.copies, self.newest, self.pooled, self.lost = {}, {}, set(), True, lost
 
     def looked_at(self) -> bool:
         """Whether the user still holds the plain copy or a part of it."""
@@ -84,24 +111,24 @@ class Memory:
 
     # --------------------------------------------------------------------------------------- for layers and solvers
 
-    def _key(self, layout: Any) -> Any:
-        return GPU if device.current().name == "gpu" else layout
-
     def read(self, layout: Any = PLAIN) -> Any:
         """The values, not to be written to."""
-        key = self._key(layout)
-        array = self.store.read(key)
+        key = GPU if device.gpu_runs else layout
+        store = self.store
+        array = store.copies[key] if key in store.newest else store.read(key)
         return array.reshape(self.shape) if key is PLAIN or key is GPU else array
 
     def write(self, layout: Any = PLAIN) -> Any:
         """An array to be filled whole: what it holds is undefined."""
-        key = self._key(layout)
+        key = GPU if device.gpu_runs else layout
         array = self.store.write(key)
         return array.reshape(self.shape) if key is PLAIN or key is GPU else array
 
     def update(self, layout: Any = PLAIN) -> Any:
         """The values, to be changed in place."""
-        self.read(layout)
+        key = GPU if device.gpu_runs else layout
+        if key not in self.store.newest:
+            self.store.read(key)
         return self.write(layout)
 
     def accumulate(self, layout: Any = PLAIN) -> tuple[Any, float]:
@@ -119,15 +146,15 @@ class Memory:
 
     def adopt(self, array: np.ndarray) -> None:
         """Take a plain array made elsewhere as the values, without copying it."""
-        if self.store.exposed or self._key(PLAIN) is GPU:
-            self.write()[...] = array if self._key(PLAIN) is PLAIN else device.current().xp.asarray(array)
+        if self.store.exposed or device.gpu_runs:
+            self.write()[...] = device.current().xp.asarray(array)
         else:
             self.store.copies[PLAIN] = array.reshape(-1)
-            self.store.newest, self.store.home = {PLAIN}, PLAIN
+            self.store.write(PLAIN)
 
     def clear(self) -> None:
         """Set all values to zero, without touching memory until somebody reads them."""
-        self.store.newest = set()
+        self.store.newest, self.store.lost = set(), None
 
     @property
     def layout(self) -> Any:

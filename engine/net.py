@@ -246,9 +246,7 @@ class Net:
     def gather_parameters(self) -> Arena:
         """Move the learnable parameters into one arena (once; solvers call it when the engine has chosen its layouts)."""
         if self.arena is None:
-            self.arena = Arena([p.blob for p in self.learnable])
-            for slot, p in zip(self.arena.slots, self.learnable):
-                slot.lr_mult, slot.decay_mult = p.lr_mult, p.decay_mult
+            self.arena = Arena(self.learnable)
         return self.arena
 
     def clear_param_diffs(self) -> None:

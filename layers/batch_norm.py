@@ -150,6 +150,7 @@ class BatchNormLayer(NormalizingLayer):
         self.fraction, self.eps = p.moving_average_fraction, p.eps
         self.from_batch = not (p.use_global_stats if p.HasField("use_global_stats") else self.phase == pb.TEST)
         self.set_channels(bottom)
+        self.one = self.device.xp.ones(1, self.device.xp.float32)
         for shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(shape)
         for spec in self.param.param[:3]:
@@ -168,7 +169,6 @@ class BatchNormLayer(NormalizingLayer):
         return self.blobs[0].value.read() * share, self.blobs[1].value.read() * share
 
     def absorb(self, mean: Any, variance: Any, values: int) -> None:
-        xp = self.device.xp
         unbiased = values / (values - 1) if values > 1 else 1.0
-        for blob, new in zip(self.blobs, (mean, variance * xp.float32(unbiased), xp.float32(1))):
-            blob.value.update()[...] = xp.float32(self.fraction) * blob.value.read() + new
+        for blob, new, factor in zip(self.blobs, (mean, variance, self.one), (1.0, unbiased, 1.0)):
+            self.k.linear(new, factor, blob.value.update(), self.fraction)

@@ -73,9 +73,19 @@ class Portable:
 
 @dataclass(frozen=True, eq=False)
 class WeightLayout:
-    """The layout of weights that a oneDNN primitive asked for."""
+    """The layout of weights that a oneDNN primitive asked for. As with Layout, there is one object for each."""
 
+    padded = True
     format: Any
+
+    @staticmethod
+    def of(format: Any) -> WeightLayout:
+        same = _weight_layouts.setdefault(int(format.size), [])
+        for layout in same:
+            if layout.format == format:
+                return layout
+        same.append(WeightLayout(format))
+        return same[-1]
 
     @property
     def size(self) -> int:
@@ -87,11 +97,8 @@ class WeightLayout:
     def unpack(self, packed: Any, plain: Any) -> None:
         self.format.unpack(packed, plain)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WeightLayout) and bool(self.format == other.format)
 
-    def __hash__(self) -> int:
-        return self.size
+_weight_layouts: dict[int, list[WeightLayout]] = {}         # by size
 
 
 class Variant:
@@ -102,7 +109,7 @@ class Variant:
         self.bottom_layout, self.top_layout = (PLAIN if n == PLAIN_LANES else laid_out(shape, n) for n, shape in zip(lanes, (g.bottom, g.top)))
         self.primitive = onednn.Convolution(*self.args, None, format)
         self.format = self.primitive.format
-        self.weight_layout = PLAIN if self.format.is_plain else WeightLayout(self.format)
+        self.weight_layout = PLAIN if self.format.is_plain else WeightLayout.of(self.format)
         self.fused: dict[float, Any] = {}
 
     def with_relu(self, slope: float) -> Any:

@@ -1,6 +1,7 @@
 """AdaDelta: steps in the units of the weights."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -15,5 +16,5 @@ class AdaDeltaSolver(Solver):
 
     histories = 2
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        self.kernels.adadelta_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.momentum, self.param.delta)
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        self.kernels.adadelta_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum, self.param.delta)

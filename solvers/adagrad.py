@@ -1,6 +1,7 @@
 """AdaGrad: rates that shrink with the gradients so far."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -15,5 +16,5 @@ class AdaGradSolver(Solver):
 
     histories, takes_momentum = 1, False
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        self.kernels.adagrad_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.delta)
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        self.kernels.adagrad_update(*self.parts(span), scale, decay, self.l1, rate, self.param.delta)

@@ -1,6 +1,7 @@
 """Adam: momentum over a running root mean square."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -20,6 +21,6 @@ class AdamSolver(Solver):
         p, t = self.param, self.iter + 1
         return float((1 - p.momentum2**t) ** 0.5 / (1 - p.momentum**t))
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
         p = self.param
-        self.kernels.adam_update(*self.parts(slot), scale, decay, self.l1, rate * self.correction(), p.momentum, p.momentum2, p.delta)
+        self.kernels.adam_update(*self.parts(span), scale, decay, self.l1, rate * self.correction(), p.momentum, p.momentum2, p.delta)

@@ -1,6 +1,7 @@
 """AdamW: Adam whose weights decay apart from the gradient."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .adam import AdamSolver
 from .solver import register
 
@@ -15,6 +16,6 @@ class AdamWSolver(AdamSolver):
     sign (L1), and follows the learning rate. Histories as Adam's.
     """
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
         p = self.param
-        self.kernels.adamw_update(*self.parts(slot), scale, decay, self.l1, rate, self.correction(), p.momentum, p.momentum2, p.delta)
+        self.kernels.adamw_update(*self.parts(span), scale, decay, self.l1, rate, self.correction(), p.momentum, p.momentum2, p.delta)

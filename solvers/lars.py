@@ -1,7 +1,9 @@
 """LARS: a rate for each parameter, in proportion to its norm."""
 from __future__ import annotations
 
+from ..engine.arena import Slot, Span
 from math import sqrt
+from typing import cast
 
 from .sgd import SGDSolver
 from .solver import register
@@ -17,10 +19,12 @@ class LARSSolver(SGDSolver):
     are biases and scales, and those whose weights or gradients are all zero keep SGD's rate. The history is SGD's.
     """
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        if len(self.arena.slots[slot].blob.shape) > 1:
-            w, g, _ = self.parts(slot)
+    by_parameter = True
+
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        if len(cast(Slot, span).blob.shape) > 1:
+            w, g, _ = self.parts(span)
             weight, gradient = sqrt(self.kernels.sum_squares(w)), scale * sqrt(self.kernels.sum_squares(g))
             if weight > 0 and gradient > 0:
                 rate *= self.param.trust_coefficient * weight / (gradient + decay * weight)
-        super().update(slot, rate, scale, decay)
+        super().update(span, rate, scale, decay)

@@ -1,6 +1,7 @@
 """Nesterov: momentum that looks ahead."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -15,5 +16,5 @@ class NesterovSolver(Solver):
 
     histories = 1
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        self.kernels.nesterov_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.momentum)
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        self.kernels.nesterov_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum)

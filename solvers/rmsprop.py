@@ -1,6 +1,7 @@
 """RMSProp: rates divided by a running root mean square."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -23,9 +24,9 @@ class RMSPropSolver(Solver):
         if not 0 <= self.param.rms_decay < 1:
             self._fail(f"rms_decay must be at least 0 and less than 1, found {self.param.rms_decay:g}")
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
         p = self.param
         if p.momentum:
-            self.kernels.rmsprop_momentum_update(*self.parts(slot), scale, decay, self.l1, rate, p.rms_decay, p.momentum, p.delta)
+            self.kernels.rmsprop_momentum_update(*self.parts(span), scale, decay, self.l1, rate, p.rms_decay, p.momentum, p.delta)
         else:
-            self.kernels.rmsprop_update(*self.parts(slot), scale, decay, self.l1, rate, p.rms_decay, p.delta)
+            self.kernels.rmsprop_update(*self.parts(span), scale, decay, self.l1, rate, p.rms_decay, p.delta)

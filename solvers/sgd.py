@@ -1,6 +1,7 @@
 """SGD: stochastic gradient descent with momentum."""
 from __future__ import annotations
 
+from ..engine.arena import Span
 from .solver import Solver, register
 
 
@@ -16,5 +17,5 @@ class SGDSolver(Solver):
 
     histories = 1
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None:
-        self.kernels.sgd_update(*self.parts(slot), scale, decay, self.l1, rate, self.param.momentum)
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        self.kernels.sgd_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum)

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
+from ..engine.arena import Span
 from ..engine.errors import Position, SolverError, nearest
 from ..engine.net import Net
 from ..engine.passes import merged_state
@@ -50,10 +51,12 @@ def loss_part(weight: float, value: float) -> str:
 class Solver:
     """Trains `net` and tests `test_nets`, as a SolverParameter says; members are pycaffe's.
 
-    A solver of its own gives `histories` (arrays of the arena's size that it keeps) and update(slot, rate, scale, decay).
+    A solver of its own gives `histories` (arrays of the arena's size that it keeps) and update(span, rate, scale, decay), which
+    is called for each part of the arena that learns alike; with `by_parameter`, for each parameter's Slot.
     """
 
     histories = 0
+    by_parameter = False
     takes_momentum = True
 
     def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
@@ -239,9 +242,9 @@ class Solver:
             if norm > p.clip_gradients:
                 scale *= p.clip_gradients / norm
                 log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
-        for i, slot in enumerate(self.arena.slots):
-            if slot.lr_mult:
-                self.update(i, base * slot.lr_mult, scale, p.weight_decay * slot.decay_mult)
+        for span in self.arena.slots if self.by_parameter else self.arena.spans:
+            if span.lr_mult:
+                self.update(span, base * span.lr_mult, scale, p.weight_decay * span.decay_mult)
         if p.average_decay:
             self.kernels.linear(data, 1 - p.average_decay, self.average, p.average_decay)
         if debug:
@@ -249,12 +252,11 @@ class Solver:
                 log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
                          float(abs(owner.blob.value.read()).mean()), float(abs(owner.blob.gradient.read()).mean()))
 
-    def update(self, slot: int, rate: float, scale: float, decay: float) -> None: ...
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None: ...
 
-    def parts(self, slot: int) -> list[Any]:
-        """A parameter's weights, gradient and histories in the arena, for a kernel."""
-        s = self.arena.slots[slot]
-        return [self.arena.part(array, s) for array in (self.arena.data, self.arena.diff, *self.history)]
+    def parts(self, span: Span) -> list[Any]:
+        """The weights, gradients and histories in a part of the arena, for a kernel."""
+        return [self.arena.part(array, span) for array in (self.arena.data, self.arena.diff, *self.history)]
 
     @property
     def kernels(self) -> Any:

@@ -65,34 +65,61 @@ memory::desc plain(const Dims& dims) {
 using Buffer = std::unique_ptr<float, decltype(&std::free)>;
 Buffer buffer(size_t bytes) { return Buffer(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free); }
 
-// A primitive with its memories, made once and fed pointers.
-struct Step {
-  primitive prim;
-  std::unordered_map<int, memory> args;
-  size_t scratch = 0;
+// A primitive with its memories, made once and fed pointers. Its arguments stay in one array, as the C interface takes
+// them: filling a map for every call cost as much as a small convolution.
+class Step {
+ public:
   Step() = default;
-  template <class PD> explicit Step(const PD& pd, const primitive& p) : prim(p) {
-    scratch = pd.scratchpad_desc().get_size();
-    args[DNNL_ARG_SCRATCHPAD] = memory(pd.scratchpad_desc(), cpu(), nullptr);
+  template <class PD> Step(const PD& pd, const primitive& p) : prim_(p), scratch_(pd.scratchpad_desc().get_size()) {
+    add(DNNL_ARG_SCRATCHPAD, pd.scratchpad_desc());
   }
-  void add(int arg, const memory::desc& d) { args[arg] = memory(d, cpu(), nullptr); }
-  void set(int arg, const void* p) { args.at(arg).set_data_handle(const_cast<void*>(p)); }
-  void run() { set(DNNL_ARG_SCRATCHPAD, scratchpad().get(scratch)); prim.execute(queue(), args); queue().wait(); }
+  void add(int arg, const memory::desc& d) {
+    memories_.emplace_back(d, cpu(), nullptr);
+    args_.push_back({arg, memories_.back().get()});
+  }
+  void set(int arg, const void* p) {
+    for (const auto& a : args_)
+      if (a.arg == arg) { error::wrap_c_api(dnnl_memory_set_data_handle(a.memory, const_cast<void*>(p)), "a memory took no pointer"); return; }
+    throw std::logic_error("no such argument");
+  }
+  void run() {
+    if (scratch_) set(DNNL_ARG_SCRATCHPAD, scratchpad().get(scratch_));
+    error::wrap_c_api(dnnl_primitive_execute(prim_.get(), queue().get(), (int)args_.size(), args_.data()), "a primitive failed");
+  }
+
+ private:
+  primitive prim_;
+  std::vector<memory> memories_;
+  std::vector<dnnl_exec_arg_t> args_;
+  size_t scratch_ = 0;
 };
 
-void reorder_to(const memory::desc& from, const float* a, const memory::desc& to, float* b) {
-  memory x(from, cpu(), const_cast<float*>(a)), y(to, cpu(), b);
-  reorder(x, y).execute(queue(), x, y);
-  queue().wait();
-}
+// A reorder between two descriptions, made when first asked for.
+class Reorder {
+ public:
+  void run(const memory::desc& from, const float* a, const memory::desc& to, float* b) {
+    if (!step_) {
+      const reorder::primitive_desc pd(cpu(), from, cpu(), to);
+      step_.emplace(pd, reorder(pd));
+      step_->add(DNNL_ARG_FROM, from);
+      step_->add(DNNL_ARG_TO, to);
+    }
+    step_->set(DNNL_ARG_FROM, a);
+    step_->set(DNNL_ARG_TO, b);
+    step_->run();
+  }
+
+ private:
+  std::optional<Step> step_;
+};
 
 // The format of a weight blob, as the forward primitive wants it. Equal formats can share one array.
 struct WeightFormat {
   memory::desc desc, flat;
   long size() const { return (long)(desc.get_size() / sizeof(float)); }      // floats, padding included
   bool is_plain() const { return desc == flat; }
-  void pack(const Array& from, Array& to) const { reorder_to(flat, from.data(), desc, to.mutable_data()); }
-  void unpack(const Array& from, Array& to) const { reorder_to(desc, from.data(), flat, to.mutable_data()); }
+  void pack(const Array& from, Array& to) const { Reorder().run(flat, from.data(), desc, to.mutable_data()); }
+  void unpack(const Array& from, Array& to) const { Reorder().run(desc, from.data(), flat, to.mutable_data()); }
 };
 
 class Convolution {
@@ -157,7 +184,7 @@ class Convolution {
       data_name_ = pd.impl_info_str();
       if (data_format_ != format_.desc) data_weights_ = buffer(data_format_.get_size());
     }
-    if (data_weights_) { reorder_to(format_.desc, b, data_format_, data_weights_.get()); b = data_weights_.get(); }
+    if (data_weights_) { to_data_.run(format_.desc, b, data_format_, data_weights_.get()); b = data_weights_.get(); }
     data_->set(DNNL_ARG_DIFF_DST, a);
     data_->set(DNNL_ARG_WEIGHTS, b);
     data_->set(DNNL_ARG_DIFF_SRC, c);
@@ -188,7 +215,7 @@ class Convolution {
     weights_->set(DNNL_ARG_DIFF_WEIGHTS, same ? result : own_.get());
     if (bias_) weights_->set(DNNL_ARG_DIFF_BIAS, add ? bias_sum_.get() : d);
     weights_->run();
-    if (!same) reorder_to(own_format_, own_.get(), format_.desc, result);
+    if (!same) from_own_.run(own_format_, own_.get(), format_.desc, result);
     if (add) {
       const long n = format_.size(), m = bias_ ? (long)(bias_desc_.get_size() / sizeof(float)) : 0;
       for (long i = 0; i < n; ++i) c[i] += result[i];
@@ -212,6 +239,7 @@ class Convolution {
   WeightFormat format_;
   Step forward_;
   std::optional<Step> data_, weights_;
+  Reorder to_data_, from_own_;
   std::string data_name_, weights_name_;
   Buffer data_weights_{nullptr, std::free}, own_{nullptr, std::free}, sum_{nullptr, std::free}, bias_sum_{nullptr, std::free};
 };
