@@ -71,6 +71,8 @@ class Arena:
         empty = not store.newest
         if not empty:
             part[...] = store.read(slot.layout)
+        if not store.looked_at():
+            store.copies.clear()                   # what the fillers wrote
         store.copies[slot.layout] = part
         store.newest, store.home = (set() if empty else {slot.layout}), slot.layout
 

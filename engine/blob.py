@@ -41,6 +41,7 @@ class Blob:
         old = memory.store
         if PLAIN in old.newest:                      # keep what was there, and the buffer if it is large enough
             kept = old.copies[PLAIN]
+            old.lent.pop(PLAIN, None)
             if kept.size >= new.store.size:
                 new.store.copies[PLAIN] = kept[:new.store.size]
             else:

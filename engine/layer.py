@@ -90,6 +90,7 @@ class Layer:
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
+    private_blobs: Sequence[Blob] = ()           # blobs of its own, between its parts, that nobody needs between its calls
     runs_backward = True                 # whether the net will call backward(), as far as it has planned
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")

@@ -171,6 +171,7 @@ class Memory:
         plain: np.ndarray = self.store.read(PLAIN)
         self.store.write(PLAIN)
         self.store.exposed = True
+        self.store.lent.pop(PLAIN, None)         # the user's now, not the pool's
         return plain.reshape(self.shape)
 
     def settle(self, entering: bool) -> None:

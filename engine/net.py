@@ -18,6 +18,7 @@ from .blob import Blob
 from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
 from .passes import filter_layers, insert_splits, merged_state, plan_backward
+from .plan import Step, backward_steps, forward_steps, plan_fusion
 from .random import new_seed
 from .resources import check_memory
 from .sharing import share_parameters
@@ -109,7 +110,12 @@ class Net:
         self.learnable = share_parameters(self.layers, self._layer_names)
         self.arena: Arena | None = None
         self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
-        self._fusions = self._plan_fusion()
+        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids)
+        self._forward_steps: list[Step] | None = None
+        self._backward_steps: dict[bool, list[Step]] = {}
+        self.keep_gradients = True
+        self._keep_values = True
+        self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
         self._hooks: dict[str, list[Callable[[int], None]]] = {k: [] for k in ("before_forward", "after_forward", "before_backward", "after_backward")}
         log.info("Network initialization done.")
 
@@ -135,25 +141,6 @@ class Net:
         for name in self.outputs:
             log.info("This network produces output %s", name)
 
-    def _plan_fusion(self) -> dict[int, list[int]]:
-        """{layer: those behind it} where all run as one: the first makes a blob that only the others rewrite in place."""
-        plan: dict[int, list[int]] = {}
-        taken: set[int] = set()
-        for i, first in enumerate(self.layers):
-            if i in taken or len(self._top_ids[i]) != 1 or any(first.loss_weights):
-                continue
-            chain: list[int] = []
-            for k in range(i + 1, len(self.layers)):
-                if not self._top_ids[i] == self._bottom_ids[k] == self._top_ids[k] or any(self.layers[k].loss_weights):
-                    break
-                chain.append(k)
-            while chain and not first.can_fuse([self.layers[k] for k in chain]):
-                chain.pop()
-            if chain:
-                plan[i] = chain
-                taken.update(chain)
-        return plan
-
     # ---------------------------------------------------------------------------------------------------- running
 
     def _shapes_of(self, i: int) -> tuple[tuple[int, ...], ...]:
@@ -162,7 +149,10 @@ class Net:
     def _reshape(self, i: int) -> None:
         shapes = self._shapes_of(i)
         if shapes != self._shapes[i] or self.layers[i].reshape_always:
+            before = [top.value.store for top in self.tops[i]]
             self.layers[i].reshape(self.bottoms[i], self.tops[i])
+            if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
+                self._forward_steps, self._backward_steps = None, {}
             self._shapes[i] = shapes
 
     def forget_shapes(self, i: int) -> None:
@@ -175,23 +165,52 @@ class Net:
         for i in range(len(self.layers)):
             self._reshape(i)
 
+    @property
+    def keep_values(self) -> bool:
+        """Whether a run keeps every blob's values, as training must. In TEST, memory goes on to later blobs instead; a look at
+        a blob that had to give it up runs the net once more and sets this, and so does a backward pass."""
+        return self._keep_values
+
+    @keep_values.setter
+    def keep_values(self, keep: bool) -> None:
+        self._keep_values, self._forward_steps = keep, None
+        for layer, runs in zip(self.layers, self._run_backward):
+            layer.runs_backward = runs and keep
+
+    def _restore_values(self) -> None:
+        """Make what the last run gave up, from what the layers without bottoms brought, and keep it from now on."""
+        self.keep_values = True
+        self._run([step for step in self._whole_forward() if self.bottoms[step.first] and self.tops[step.last]])
+
+    def _no_gradients(self) -> None:
+        raise NetError("the gradient of this blob was not kept: in training, memory goes on to other blobs' gradients"
+                       "\n  set solver.net.keep_gradients = True before the step to look at them after it")
+
+    def _whole_forward(self) -> list[Step]:
+        if self._forward_steps is None:
+            if not self.keep_values:
+                self.reshape()
+            self._forward_steps = forward_steps(self, release=not self.keep_values)
+        return self._forward_steps
+
     def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False) -> float:
-        """Layers start..end (both included) forward; returns the loss. Whole runs use the fused plan."""
+        """Layers start..end (both included) forward; returns the loss. Whole runs fuse layers, and in TEST reuse memory."""
         device.activate(self.device)
         end = len(self.layers) - 1 if end is None else end
-        whole = start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values())
-        fusions = self._fusions if whole else {}
-        loss, last = 0.0, -1                                 # last: of the layers that run as one
-        for i in range(start, end + 1):
-            if i <= last:
-                continue
+        if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
+            return self._run(self._whole_forward())
+        return self._run([Step(i, i) for i in range(start, end + 1)], debug)
+
+    def _run(self, steps: list[Step], debug: bool = False) -> float:
+        loss = 0.0
+        for step in steps:
+            i = step.first
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
             for hook in self._hooks["before_forward"]:
                 hook(i)
             self._reshape(i)
-            if i in fusions:
-                last = fusions[i][-1]
-                layer.forward_fused(bottom, top, [self.layers[k] for k in fusions[i]])
+            if step.last != i:
+                layer.forward_fused(bottom, top, [self.layers[k] for k in self.fusions[i]])
             else:
                 layer.forward(bottom, top)
             if any(layer.loss_weights):
@@ -200,31 +219,38 @@ class Net:
                 hook(i)
             if debug:
                 self._log_forward(i)
+            if step.done and self._forward_steps is steps:       # no shape has changed since the plan was made
+                for store in step.done:
+                    store.give_up(self._restore_values)
         return loss
 
-    def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False) -> None:
-        """Layers start..end (start is the later one, both included) backward."""
+    def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
+        """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run gives the memory of
+        blobs' gradients on as soon as nothing needs them any more."""
         device.activate(self.device)
+        if not self.keep_values:
+            self._restore_values()
         start = len(self.layers) - 1 if start is None else start
-        whole = start == len(self.layers) - 1 and end == 0 and not debug and not any(self._hooks.values())
-        firsts = {chain[-1]: i for i, chain in self._fusions.items() if whole and self.layers[i].fuses_backward
-                  and all(self._run_backward[k] and all(self._down[k]) for k in chain)}
-        first = len(self.layers)                             # of the layers that run as one
-        for i in range(start, end - 1, -1):
-            if i >= first or not self._run_backward[i]:
-                continue
-            if i in firsts:
-                first = firsts[i]
-                self.layers[first].backward_fused(self.tops[first], self._down[first], self.bottoms[first], [self.layers[k] for k in self._fusions[first]])
-                continue
-            first = len(self.layers)
+        if start == len(self.layers) - 1 and end == 0 and not debug and not any(self._hooks.values()):
+            if keep not in self._backward_steps:
+                self._backward_steps[keep] = backward_steps(self, self._run_backward, self._down, release=not keep)
+            steps = self._backward_steps[keep]
+        else:
+            steps = [Step(i, i) for i in range(start, end - 1, -1) if self._run_backward[i]]
+        for step in steps:
+            i = step.first
             for hook in self._hooks["before_backward"]:
                 hook(i)
-            self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])
+            if step.last != i:
+                self.layers[i].backward_fused(self.tops[i], self._down[i], self.bottoms[i], [self.layers[k] for k in self.fusions[i]])
+            else:
+                self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])
             for hook in self._hooks["after_backward"]:
                 hook(i)
             if debug:
                 self._log_backward(i)
+            for store in step.done:
+                store.give_up(self._no_gradients)
 
     def output_values(self) -> dict[str, np.ndarray]:
         """The present values of each output, flat, in double precision."""

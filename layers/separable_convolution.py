@@ -33,6 +33,7 @@ class SeparableConvolutionLayer(Layer):
         self.require(p.depth_multiplier > 0, "depth_multiplier must be more than 0", "separable_convolution_param.depth_multiplier")
         self.require(p.num_output > 0, "num_output must be given, and be more than 0", "separable_convolution_param")
         self.between = Blob()
+        self.private_blobs = [self.between]
         stored = list(self.param.blobs)
         first = pb.ConvolutionParameter(num_output=shape[1] * p.depth_multiplier, group=shape[1], bias_term=False, weight_filler=p.weight_filler,
                                         kernel_size=p.kernel_size, stride=p.stride, pad=p.pad, dilation=p.dilation)

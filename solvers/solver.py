@@ -74,6 +74,7 @@ class Solver:
         self.l1 = p.regularization_type == "L1"
         self.net = self._make_net(self._train_net(), p.train_state, pb.TRAIN, "training")
         self.test_nets = [self._make_net(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
+        self.net.keep_gradients = False
         for net in self.test_nets:
             net.share_with(self.net)
         self.arena = self.net.gather_parameters()
@@ -189,7 +190,7 @@ class Solver:
             loss = 0.0
             for _ in range(p.iter_size):
                 loss += self.net.run_forward(debug=debug)
-                self.net.run_backward(debug=debug)
+                self.net.run_backward(debug=debug, keep=self.net.keep_gradients)
             loss /= p.iter_size
             self.net.check_finite(loss)
             self.losses = [*self.losses, loss][-p.average_loss:]

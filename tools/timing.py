@@ -68,7 +68,7 @@ def measure(net: Net, iterations: int) -> dict[str, Any]:
         flops = layer.flops(net.bottoms[i], net.tops[i])
         f, b = median(forward[i]), median(backward[i])
         layers.append({"name": layer.name, "type": layer.type, "forward_ms": f, "backward_ms": b, "flops": flops,
-                       "gflops": flops / f / 1e6 if f else 0.0, "fused": i in net._fusions or any(i in chain for chain in net._fusions.values()),
+                       "gflops": flops / f / 1e6 if f else 0.0, "fused": i in net.fusions or any(i in chain for chain in net.fusions.values()),
                        "engine": ", ".join(_kernels(layer)), "layout": _layout(net, i)})
     memories = {id(m.store): sum(a.nbytes for a in m.store.copies.values())
                 for blob in [*net._blobs, *(p.blob for p in net.learnable)] for m in (blob.value, blob.gradient)}

@@ -22,21 +22,23 @@ namespace {
 engine& cpu() { static engine e(engine::kind::cpu, 0); return e; }
 dnnl::stream& queue() { static dnnl::stream s(cpu()); return s; }
 
-// One scratchpad, as large as the largest asked for: primitives run one after the other.
+// Memory that nobody needs after a call, as large as the largest asked for: primitives run one after the other.
 struct Scratch {
-  char* at = nullptr;
+  float* at = nullptr;
   size_t size = 0;
-  void* get(size_t bytes) {
+  float* get(size_t bytes) {
     if (bytes > size) {
       std::free(at);
       size = (bytes + 63) / 64 * 64;
-      at = static_cast<char*>(std::aligned_alloc(64, size));
+      at = static_cast<float*>(std::aligned_alloc(64, size));
       if (!at) { size = 0; throw std::bad_alloc(); }
     }
     return at;
   }
 };
 Scratch& scratchpad() { static Scratch s; return s; }
+Scratch& other_weights() { static Scratch s; return s; }          // weights in another format than the blob's
+Scratch& addend() { static Scratch s; return s; }                 // a gradient to be added to the blob's
 
 enum { kPlain = 1, kChannelsLast = 0 };          // lanes of a layout; else the block of channels
 
@@ -61,9 +63,6 @@ memory::desc plain(const Dims& dims) {
   for (int a = (int)dims.size() - 1; a >= 0; --a) { strides[a] = step; step *= dims[a]; }
   return memory::desc(dims, memory::data_type::f32, strides);
 }
-
-using Buffer = std::unique_ptr<float, decltype(&std::free)>;
-Buffer buffer(size_t bytes) { return Buffer(static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), std::free); }
 
 // A primitive with its memories, made once and fed pointers. Its arguments stay in one array, as the C interface takes
 // them: filling a map for every call cost as much as a small convolution.
@@ -182,9 +181,12 @@ class Convolution {
       data_->add(DNNL_ARG_DIFF_SRC, in_);
       data_format_ = pd.weights_desc();
       data_name_ = pd.impl_info_str();
-      if (data_format_ != format_.desc) data_weights_ = buffer(data_format_.get_size());
     }
-    if (data_weights_) { to_data_.run(format_.desc, b, data_format_, data_weights_.get()); b = data_weights_.get(); }
+    if (data_format_ != format_.desc) {
+      float* mine = other_weights().get(data_format_.get_size());
+      to_data_.run(format_.desc, b, data_format_, mine);
+      b = mine;
+    }
     data_->set(DNNL_ARG_DIFF_DST, a);
     data_->set(DNNL_ARG_WEIGHTS, b);
     data_->set(DNNL_ARG_DIFF_SRC, c);
@@ -207,19 +209,20 @@ class Convolution {
       weights_name_ = pd.impl_info_str();
     }
     const bool same = own_format_ == format_.desc;
-    if (!same && !own_) own_ = buffer(own_format_.get_size());
-    if (add && !sum_) { sum_ = buffer(format_.desc.get_size()); bias_sum_ = buffer(bias_ ? bias_desc_.get_size() : 64); }
-    float* result = add ? sum_.get() : c;
+    const size_t bytes = (format_.desc.get_size() + 63) / 64 * 64;
+    float* result = add ? addend().get(bytes + (bias_ ? bias_desc_.get_size() : 0)) : c;
+    float* bias_result = add ? result + bytes / sizeof(float) : d;
+    float* own = same ? result : other_weights().get(own_format_.get_size());
     weights_->set(DNNL_ARG_SRC, a);
     weights_->set(DNNL_ARG_DIFF_DST, b);
-    weights_->set(DNNL_ARG_DIFF_WEIGHTS, same ? result : own_.get());
-    if (bias_) weights_->set(DNNL_ARG_DIFF_BIAS, add ? bias_sum_.get() : d);
+    weights_->set(DNNL_ARG_DIFF_WEIGHTS, own);
+    if (bias_) weights_->set(DNNL_ARG_DIFF_BIAS, bias_result);
     weights_->run();
-    if (!same) from_own_.run(own_format_, own_.get(), format_.desc, result);
+    if (!same) from_own_.run(own_format_, own, format_.desc, result);
     if (add) {
       const long n = format_.size(), m = bias_ ? (long)(bias_desc_.get_size() / sizeof(float)) : 0;
       for (long i = 0; i < n; ++i) c[i] += result[i];
-      for (long i = 0; i < m; ++i) d[i] += bias_sum_.get()[i];
+      for (long i = 0; i < m; ++i) d[i] += bias_result[i];
     }
   }
 
@@ -241,7 +244,6 @@ class Convolution {
   std::optional<Step> data_, weights_;
   Reorder to_data_, from_own_;
   std::string data_name_, weights_name_;
-  Buffer data_weights_{nullptr, std::free}, own_{nullptr, std::free}, sum_{nullptr, std::free}, bias_sum_{nullptr, std::free};
 };
 
 }  // namespace

@@ -47,7 +47,7 @@ def test_one_pass_and_three_give_the_same(relu: bool, more: str, device: str) ->
         for forward in ("whole", "apart"):
             for backward in ("whole", "apart"):
                 n = net(bn_top, top, relu, more)
-                assert (2 in n._fusions) == (bn_top == top) and n._fusions.get(2, [3, 4][:1 + relu]) == [3, 4][:1 + relu]
+                assert (2 in n.fusions) == (bn_top == top) and n.fusions.get(2, [3, 4][:1 + relu]) == [3, 4][:1 + relu]
                 for name, values in run(n, top, forward, backward).items():
                     np.testing.assert_allclose(values, apart[name], rtol=1e-4, atol=1e-4, err_msg=f"{name}, {bn_top} to {top}, forward {forward}, backward {backward}")
 

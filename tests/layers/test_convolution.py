@@ -80,5 +80,5 @@ def test_fusion_with_relu_changes_nothing() -> None:
     whole = net.forward()["y"].copy()
     net.forward(end="c")
     apart = net.forward(start="r")["y"]
-    assert net._fusions == {1: [2]} and (whole < 0).any()
+    assert net.fusions == {1: [2]} and (whole < 0).any()
     np.testing.assert_allclose(whole, apart, rtol=1e-6, atol=1e-6)
