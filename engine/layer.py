@@ -92,6 +92,7 @@ class Layer:
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     private_blobs: Sequence[Blob] = ()           # blobs of its own, between its parts, that nobody needs between its calls
     runs_backward = True                 # whether the net will call backward(), as far as it has planned
+    per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
     dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
@@ -134,6 +135,10 @@ class Layer:
 
     def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
         """backward() of those behind it and of this layer, after forward_fused() or after each one's own forward()."""
+
+    def affine(self) -> tuple[Any, Any]:
+        """Of a layer that is `per_channel`: (scale, shift) (C) at present, so that a layer before it can take them over."""
+        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------ what a layer is given
 

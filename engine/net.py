@@ -110,9 +110,9 @@ class Net:
         self.learnable = share_parameters(self.layers, self._layer_names)
         self.arena: Arena | None = None
         self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
-        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids)
         self._forward_steps: list[Step] | None = None
         self._backward_steps: dict[bool, list[Step]] = {}
+        self.fusions: dict[int, list[int]] = {}
         self.keep_gradients = True
         self._keep_values = True
         self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
@@ -176,6 +176,8 @@ class Net:
         self._keep_values, self._forward_steps = keep, None
         for layer, runs in zip(self.layers, self._run_backward):
             layer.runs_backward = runs and keep
+        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids)
+        self._backward_steps = {}
 
     def _restore_values(self) -> None:
         """Make what the last run gave up, from what the layers without bottoms brought, and keep it from now on."""

@@ -117,6 +117,12 @@ class Kernels:
     def linear(self, x: Any, a: float, y: Any, b: float) -> None:
         self.each("eltwise", "linear", x.size, x, float(a), y, float(b))
 
+    def add(self, x: Any, a: float, z: Any, b: float, y: Any, cut: bool) -> None:
+        self.each("eltwise", "add", x.size, x, float(a), z, float(b), y, cut)
+
+    def add_backward(self, y: Any, dy: Any, a: float, dx: Any, b: float, dz: Any) -> None:
+        self.each("eltwise", "add_backward", dy.size, y, dy, float(a), dx, float(b), dz)
+
     def multiply(self, x: Any, y: Any, z: Any) -> None:
         self.each("eltwise", "multiply", x.size, x, y, z)
 

@@ -18,7 +18,7 @@ class NormalizingLayer(Layer):
 
     eps = 1e-5
     from_batch = True
-    affine: tuple[int, int] | None = None    # the numbers of the blobs scale and shift
+    learned: tuple[int, int] | None = None   # the numbers of the blobs scale and shift
 
     def stored(self) -> tuple[Any, Any]:
         """(mean, variance) (C) to be used where the batch's are not."""
@@ -26,6 +26,19 @@ class NormalizingLayer(Layer):
 
     def absorb(self, mean: Any, variance: Any, values: int) -> None:
         """Take the batch's biased statistics, over so many values of each channel, into the stored ones."""
+
+    @property
+    def per_channel(self) -> bool:                                  # type: ignore[override]
+        return not self.from_batch
+
+    def affine(self) -> tuple[Any, Any]:
+        mean, variance = self.stored()
+        factor = 1 / self.device.xp.sqrt(variance + self.device.xp.float32(self.eps))
+        own = self.own()
+        if own is None:
+            return factor, -mean * factor
+        scale, shift = (blob.value.read().reshape(-1) for blob in own)
+        return factor * scale, shift - mean * factor * scale
 
     def set_channels(self, bottom: list[Blob]) -> None:
         self.require(len(bottom[0].shape) >= 1, "normalises channels; the bottom is a scalar", "bottom")
@@ -50,11 +63,11 @@ class NormalizingLayer(Layer):
     # A layer's own scale and shift, or those of the Scale that it does the work of, are one matter: the pass is the same.
 
     def own(self) -> tuple[Blob, Blob] | None:
-        return None if self.affine is None else (self.blobs[self.affine[0]], self.blobs[self.affine[1]])
+        return None if self.learned is None else (self.blobs[self.learned[0]], self.blobs[self.learned[1]])
 
     def can_fuse(self, following: Sequence[Layer]) -> bool:
         types = [layer.type for layer in following]
-        if self.affine is not None or types not in (["Scale"], ["Scale", "ReLU"]):
+        if self.learned is not None or types not in (["Scale"], ["Scale", "ReLU"]):
             return False
         scale = following[0]
         return len(scale.blobs) == 2 and scale.blobs[0].shape == (self.channels,) and getattr(scale, "by_channel", False) and (len(types) == 1 or getattr(following[1], "slope", 1) == 0)
@@ -96,7 +109,7 @@ class NormalizingLayer(Layer):
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         affine = self.own()
-        wanted = [self.param_propagate_down[k] for k in self.affine] if self.affine is not None else []
+        wanted = [self.param_propagate_down[k] for k in self.learned] if self.learned is not None else []
         self._differentiate(top, propagate_down, bottom, affine, wanted, False)
 
     def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
@@ -160,7 +173,7 @@ class BatchNormLayer(NormalizingLayer):
         if learns:
             self.add_blob((self.channels,), p.scale_filler if p.HasField("scale_filler") else pb.FillerParameter(value=1))
             self.add_blob((self.channels,), p.bias_filler)
-            self.affine = (3, 4)
+            self.learned = (3, 4)
         self.fix(3, 5 if learns else 3)
 
     def stored(self) -> tuple[Any, Any]:

@@ -28,7 +28,7 @@ class BNLayer(NormalizingLayer):
     bn_mode    LEARN (default): always the batch's statistics; INFERENCE: scale x + shift, the statistics being merged into both.
     """
 
-    affine = (0, 1)
+    learned = (0, 1)
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.bn_param
@@ -52,6 +52,16 @@ class BNLayer(NormalizingLayer):
             self.param.param.add()
         for spec in self.param.param[0 if p.frozen else 2:]:
             spec.lr_mult = spec.decay_mult = 0
+
+    @property
+    def per_channel(self) -> bool:                                  # type: ignore[override]
+        return self.merged or not self.from_batch
+
+    def affine(self) -> tuple[Any, Any]:
+        if not self.merged:
+            return super().affine()
+        scale, shift = self.blobs[0].value.read(), self.blobs[1].value.read()
+        return scale.reshape(-1), shift.reshape(-1)
 
     def stored(self) -> tuple[Any, Any]:
         return self.blobs[2].value.read().reshape(-1), self.blobs[3].value.read().reshape(-1)

@@ -1,7 +1,7 @@
 """The engines that a convolution can run on: oneDNN in the machine's layouts, or im2col and a matrix product."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +51,47 @@ def choose(layer: Any, g: Geometry, whole_blobs: bool) -> Any:
     return Portable(layer, g)
 
 
-class Portable:
-    """im2col and a matrix product for each image, on plain arrays; also the GPU's."""
+class Engine:
+    """What the engines have in common: weights and bias as they are, or with the scale and shift of layers behind folded in."""
 
     def __init__(self, layer: Any, g: Geometry):
         self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
+        self.folded: tuple[Any, Any] = (None, None)                # weights and bias
+        self.folded_from: list[Any] = []
+
+    def fold(self, following: Sequence[Any]) -> tuple[Any, Any]:
+        """(weights, bias) of this convolution and of the `per_channel` layers behind it, made anew when one has been written:
+        with y = conv(x, w) + b and then s y + t, they are s w and s b + t."""
+        sources = [(blob.value.store, blob.value.store.version) for layer in (self.layer, *following) for blob in layer.blobs]
+        if sources != self.folded_from:
+            w, *bias = self.layer.blobs
+            weights, shift = w.value.plain_copy(), bias[0].value.plain_copy() if bias else 0
+            for layer in following:
+                scale, add = layer.affine()
+                weights *= scale.reshape(-1, *[1] * (weights.ndim - 1))
+                shift = shift * scale + add
+            self.folded, self.folded_from = (self._packed(weights), shift), sources
+        return self.folded
+
+    def _packed(self, weights: Any) -> Any:
+        return weights
+
+
+class Portable(Engine):
+    """im2col and a matrix product for each image, on plain arrays; also the GPU's."""
+
+    def __init__(self, layer: Any, g: Geometry):
+        super().__init__(layer, g)
         self.args = kernel_args(g)
 
-    def forward(self, x: Blob, y: Blob, relu: float | None) -> None:
+    def forward(self, x: Blob, y: Blob, following: Sequence[Any], relu: float | None) -> None:
+        """y from x, then the `per_channel` layers `following`, then a ReLU of this slope."""
         w, *bias = self.layer.blobs
-        self.layer.k.conv_forward(x.value.read(), w.value.read(), bias[0].value.read() if bias else None, y.value.write(), *self.args)
+        weights, shift = self.fold(following) if following else (w.value.read(), bias[0].value.read() if bias else None)
+        out = y.value.write()
+        self.layer.k.conv_forward(x.value.read(), weights, shift, out, *self.args)
+        if relu is not None:
+            self.layer.k.relu_forward(out, out, relu)
 
     def backward_data(self, y: Blob, x: Blob) -> None:
         self.layer.k.conv_backward_data(y.gradient.read(), self.layer.blobs[0].value.read(), x.gradient.write(), *self.args)
@@ -105,30 +136,31 @@ class Variant:
     """A convolution by oneDNN in one pair of layouts, with its primitives."""
 
     def __init__(self, g: Geometry, bias: bool, lanes: tuple[int, int], format: Any):
-        self.args = (g.bottom, g.top, g.kernel, g.stride, g.pad, g.dilation, g.groups, bias, *lanes)
+        self.args, self.bias, self.lanes = (g.bottom, g.top, g.kernel, g.stride, g.pad, g.dilation, g.groups), bias, lanes
         self.bottom_layout, self.top_layout = (PLAIN if n == PLAIN_LANES else laid_out(shape, n) for n, shape in zip(lanes, (g.bottom, g.top)))
-        self.primitive = onednn.Convolution(*self.args, None, format)
+        self.primitive = onednn.Convolution(*self.args, bias, *lanes, None, format)
         self.format = self.primitive.format
         self.weight_layout = PLAIN if self.format.is_plain else WeightLayout.of(self.format)
-        self.fused: dict[float, Any] = {}
+        self.others: dict[Any, Any] = {}
 
-    def with_relu(self, slope: float) -> Any:
-        if slope not in self.fused:
-            self.fused[slope] = onednn.Convolution(*self.args, slope, self.format)
-        return self.fused[slope]
+    def doing(self, bias: bool, relu: float | None) -> Any:
+        """The primitive that adds a bias and runs a ReLU of this slope after it."""
+        if (bias, relu) == (self.bias, None):
+            return self.primitive
+        if (bias, relu) not in self.others:
+            self.others[bias, relu] = onednn.Convolution(*self.args, bias, *self.lanes, relu, self.format)
+        return self.others[bias, relu]
 
 
-class OneDnn:
+class OneDnn(Engine):
     """oneDNN primitives, made once for a geometry. Activations and weights stay in the layouts they run best in.
 
     `main` runs forward and the weights' gradient. `data` makes the bottom's gradient: another variant where the library
     has only its reference for main's layouts (images of few channels: a hundred times slower, measured).
     """
 
-    fuses = True
-
     def __init__(self, layer: Any, g: Geometry):
-        self.layer, self.geometry, self.weights = layer, g, layer.blobs[0].value.store
+        super().__init__(layer, g)
         held = layer.blobs[0].value.layout               # a net that shares the weights has chosen already
         self.main = self._first(lambda v: (v.primitive.kernels[0], v.primitive.weights_kernel), held.format if isinstance(held, WeightLayout) else None)
         self.data: Variant | None = None
@@ -159,11 +191,20 @@ class OneDnn:
         blocked = [(PLAIN_LANES, block), (block, block)] if few else [(block, block)]
         return [*blocked, last, plain] if waste <= 1.25 else [last, *blocked, plain]
 
-    def forward(self, x: Blob, y: Blob, relu: float | None) -> None:
+    def _packed(self, weights: Any) -> Any:
+        layout = self.main.weight_layout
+        if layout is PLAIN:
+            return weights
+        packed = self.layer.device.empty(layout.size)
+        layout.pack(weights, packed)
+        return packed
+
+    def forward(self, x: Blob, y: Blob, following: Sequence[Any], relu: float | None) -> None:
+        """y from x, then the `per_channel` layers `following`, then a ReLU of this slope."""
         w, *bias = self.layer.blobs
         v = self.main
-        primitive = v.primitive if relu is None else v.with_relu(relu)
-        primitive.forward(x.value.read(v.bottom_layout), w.value.read(v.weight_layout), bias[0].value.read() if bias else None, y.value.write(v.top_layout))
+        weights, shift = self.fold(following) if following else (w.value.read(v.weight_layout), bias[0].value.read() if bias else None)
+        v.doing(shift is not None, relu).forward(x.value.read(v.bottom_layout), weights, shift, y.value.write(v.top_layout))
 
     def backward_data(self, y: Blob, x: Blob) -> None:
         if self.data is None:

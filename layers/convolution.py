@@ -107,14 +107,17 @@ class ConvolutionLayer(SlidingLayer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         for x, y in zip(bottom, top):
-            self.engine.forward(x, y, None)
+            self.engine.forward(x, y, [], None)
 
     def can_fuse(self, following: Sequence[Layer]) -> bool:
-        return [layer.type for layer in following] == ["ReLU"] and hasattr(self.engine, "fuses")
+        """A ReLU; before it, where nobody asks for gradients, all that scales and shifts each channel: BatchNorm in TEST, Scale."""
+        affine = following[:-1] if following[-1].type == "ReLU" else following
+        return not affine or all(layer.per_channel for layer in affine) and not any(layer.runs_backward for layer in (self, *following))
 
     def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
-        """With the ReLU that follows in place: one pass instead of two. Backward runs both as they are."""
-        self.engine.forward(bottom[0], top[0], following[0].slope)
+        """With what follows in place: one pass over the images. Backward runs all of them as they are."""
+        relu = following[-1].slope if following[-1].type == "ReLU" else None
+        self.engine.forward(bottom[0], top[0], following if relu is None else following[:-1], relu)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         for y, x, down in zip(top, bottom, propagate_down):

@@ -1,6 +1,7 @@
 """Eltwise: the sum, product or maximum of several blobs of one shape."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class EltwiseLayer(Layer):
 
     bottoms = at_least(2)
     in_place = False
+    fuses_backward = True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.eltwise_param
@@ -41,7 +43,22 @@ class EltwiseLayer(Layer):
         top[0].reshape(*bottom[0].shape)
         self.winner: Any = None
 
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
+        return self.operation == "sum" and len(self.coeff) == 2 and [(layer.type, getattr(layer, "slope", 1)) for layer in following] == [("ReLU", 0)]
+
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
+        """With the ReLU that follows in place."""
+        self._add(bottom, top, cut=True)
+
+    def _add(self, bottom: list[Blob], top: list[Blob], cut: bool) -> None:
+        layout = self.layout = bottom[0].value.layout
+        x, z = (b.value.read(layout) for b in bottom)
+        self.k.add(x, self.coeff[0], z, self.coeff[1], top[0].value.write(layout), cut)
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self.operation == "sum" and len(bottom) == 2:
+            self._add(bottom, top, cut=False)
+            return
         layout = self.layout = PLAIN if self.operation == "product" else bottom[0].value.layout
         xs, y = [b.value.read(layout) for b in bottom], top[0].value.write(layout)
         if self.operation == "sum":
@@ -57,7 +74,21 @@ class EltwiseLayer(Layer):
             for i, x in enumerate(xs):
                 self.k.maximum(x, y, self.winner, i)
 
+    def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
+        if not all(propagate_down):
+            following[0].backward(top, [True], top)
+            self.backward(top, propagate_down, bottom)
+            return
+        self._add_backward(top[0].value.read(self.layout), top, bottom)
+
+    def _add_backward(self, y: Any, top: list[Blob], bottom: list[Blob]) -> None:
+        dx, dz = (b.gradient.write(self.layout) for b in bottom)
+        self.k.add_backward(y, top[0].gradient.read(self.layout), self.coeff[0], dx, self.coeff[1], dz)
+
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if self.operation == "sum" and len(bottom) == 2 and all(propagate_down):
+            self._add_backward(None, top, bottom)
+            return
         dy = top[0].gradient.read(self.layout)
         for i, blob in enumerate(bottom):
             if not propagate_down[i]:

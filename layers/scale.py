@@ -68,6 +68,14 @@ class ScaleLayer(BroadcastLayer):
         if p.bias_term:
             self.add_blob(self.operand(bottom).shape, p.bias_filler)
 
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        super().reshape(bottom, top)
+        self.per_channel = self.by_channel and len(bottom) == 1
+
+    def affine(self) -> tuple[Any, Any]:
+        scale = self.blobs[0].value.read()
+        return scale, self.bias.value.read() if self.bias is not None else self.device.xp.zeros_like(scale)
+
     @property
     def bias(self) -> Blob | None:
         return self.blobs[-1] if self.param.scale_param.bias_term else None

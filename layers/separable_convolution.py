@@ -1,6 +1,7 @@
 """SeparableConvolution: a filter for each channel, then a mix of channels at each pixel."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.blob import Blob
@@ -54,13 +55,25 @@ class SeparableConvolutionLayer(Layer):
         self.depthwise.reshape(bottom, [self.between])
         self.pointwise.reshape([self.between], top)
 
+    def can_fuse(self, following: Sequence[Layer]) -> bool:
+        self.pointwise.runs_backward = self.runs_backward
+        return self.pointwise.can_fuse(following)
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self._forward_depthwise(bottom)
+        self.pointwise.forward([self.between], top)
+
+    def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
+        """What follows in place is the pointwise part's to take over."""
+        self._forward_depthwise(bottom)
+        self.pointwise.forward_fused([self.between], top, following)
+
+    def _forward_depthwise(self, bottom: list[Blob]) -> None:
         self.depthwise.forward(bottom, [self.between])
         if self.activates:
             memory = self.between.value
             y = memory.update(memory.layout)
             self.k.relu_forward(y, y, 0.0)
-        self.pointwise.forward([self.between], top)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         learn: Any = self.param_propagate_down

@@ -26,5 +26,10 @@ class SplitLayer(Layer):
         if propagate_down[0]:
             layout = top[0].gradient.layout
             dx = bottom[0].gradient.write(layout)
-            for i, blob in enumerate(top):
-                self.k.linear(blob.gradient.read(layout), 1.0, dx, 1.0 if i else 0.0)
+            first, *others = (blob.gradient.read(layout) for blob in top)
+            if others:
+                self.k.add(first, 1.0, others.pop(0), 1.0, dx, False)
+            else:
+                self.k.linear(first, 1.0, dx, 0.0)
+            for dy in others:
+                self.k.linear(dy, 1.0, dx, 1.0)

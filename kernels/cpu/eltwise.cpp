@@ -1,4 +1,6 @@
 // Sums, products and maxima of arrays of one shape.
+#include "../include/neuron.h"
+
 #include "cpu.h"
 
 namespace BREW_ISA {
@@ -10,6 +12,16 @@ void bind_eltwise(py::module_& m) {
     if (b == 0) each(x.size(), [=](long i) { q[i] = a * p[i]; });
     else each(x.size(), [=](long i) { q[i] = a * p[i] + b * q[i]; });
   }, nc("x"), py::arg("a"), nc("y"), py::arg("b"));
+  m.def("add", [](const Array& x, float a, const Array& z, float b, Array& y, bool cut) {      // y = a x + b z, or 0 where that is less and `cut`
+    const float *p = x.data(), *q = z.data(); float* r = y.mutable_data(); Release _;
+    if (cut) each(x.size(), [=](long i) { r[i] = relu(a * p[i] + b * q[i], 0.0f); });
+    else each(x.size(), [=](long i) { r[i] = a * p[i] + b * q[i]; });
+  }, nc("x"), py::arg("a"), nc("z"), py::arg("b"), nc("y"), py::arg("cut"));
+  m.def("add_backward", [](const py::object& y_, const Array& dy, float a, Array& dx, float b, Array& dz) {      // y only if it was cut
+    const float *y = y_.is_none() ? nullptr : y_.cast<Array>().data(), *d = dy.data(); float *p = dx.mutable_data(), *q = dz.mutable_data(); Release _;
+    if (y) each(dy.size(), [=](long i) { const float g = relu_grad(y[i], d[i], 0.0f); p[i] = a * g; q[i] = b * g; });
+    else each(dy.size(), [=](long i) { const float g = d[i]; p[i] = a * g; q[i] = b * g; });
+  }, py::arg("y"), nc("dy"), py::arg("a"), nc("dx"), py::arg("b"), nc("dz"));
   m.def("multiply", [](const Array& x, const Array& y, Array& z) {
     const float *p = x.data(), *q = y.data(); float* r = z.mutable_data(); Release _;
     each(x.size(), [=](long i) { r[i] = p[i] * q[i]; });
