@@ -127,11 +127,13 @@ class Layer:
     fuses_backward = False               # has backward_fused, too
 
     def can_fuse(self, following: Sequence[Layer]) -> bool:
-        """Whether this layer can do the work of those behind it, which rewrite its top in place, in one pass of its own."""
+        """Whether this layer can do the work of those behind it in one pass of its own: layers that rewrite its top in place
+        and, where values need not be kept, one that joins it with other blobs, and those that rewrite the result in place."""
         return False
 
     def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
-        """forward() of this layer and of those behind it. Their own backward() must go on working."""
+        """forward() of this layer and of those behind it. Their own backward() must go on working. `bottom` has this layer's
+        bottoms and then those that are joined; `top` is the top of the last."""
 
     def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
         """backward() of those behind it and of this layer, after forward_fused() or after each one's own forward()."""

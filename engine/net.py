@@ -18,7 +18,7 @@ from .blob import Blob
 from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
 from .passes import filter_layers, insert_splits, merged_state, plan_backward
-from .plan import Step, backward_steps, forward_steps, plan_fusion
+from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
 from .sharing import share_parameters
@@ -114,6 +114,7 @@ class Net:
         self._backward_steps: dict[bool, list[Step]] = {}
         self.fusions: dict[int, list[int]] = {}
         self.keep_gradients = True
+        self._steps = [single_step(self, i) for i in range(len(self.layers))]
         self._keep_values = True
         self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
         self._hooks: dict[str, list[Callable[[int], None]]] = {k: [] for k in ("before_forward", "after_forward", "before_backward", "after_backward")}
@@ -176,7 +177,7 @@ class Net:
         self._keep_values, self._forward_steps = keep, None
         for layer, runs in zip(self.layers, self._run_backward):
             layer.runs_backward = runs and keep
-        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids)
+        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids, hide=not keep)
         self._backward_steps = {}
 
     def _restore_values(self) -> None:
@@ -201,20 +202,26 @@ class Net:
         end = len(self.layers) - 1 if end is None else end
         if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
             return self._run(self._whole_forward())
-        return self._run([Step(i, i) for i in range(start, end + 1)], debug)
+        return self._run(self._steps[start:end + 1], debug)
 
     def _run(self, steps: list[Step], debug: bool = False) -> float:
         loss = 0.0
         for step in steps:
             i = step.first
+            if step.hidden and any(blob.value.store.exposed and blob.value.store.looked_at() for blob in step.hidden):
+                loss += self._run(self._steps[i:step.last + 1])      # somebody wants to see what would not be made
+                continue
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
             for hook in self._hooks["before_forward"]:
                 hook(i)
-            self._reshape(i)
-            if step.last != i:
-                layer.forward_fused(bottom, top, [self.layers[k] for k in self.fusions[i]])
+            for k in range(i, step.last + 1):
+                self._reshape(k)
+            if step.following:
+                layer.forward_fused(step.bottom, step.top, step.following)
             else:
                 layer.forward(bottom, top)
+            for blob in step.hidden:
+                blob.value.store.give_up(self._restore_values)
             if any(layer.loss_weights):
                 loss += layer.loss(top)
             for hook in self._hooks["after_forward"]:
@@ -238,13 +245,13 @@ class Net:
                 self._backward_steps[keep] = backward_steps(self, self._run_backward, self._down, release=not keep)
             steps = self._backward_steps[keep]
         else:
-            steps = [Step(i, i) for i in range(start, end - 1, -1) if self._run_backward[i]]
+            steps = [self._steps[i] for i in range(start, end - 1, -1) if self._run_backward[i]]
         for step in steps:
             i = step.first
             for hook in self._hooks["before_backward"]:
                 hook(i)
-            if step.last != i:
-                self.layers[i].backward_fused(self.tops[i], self._down[i], self.bottoms[i], [self.layers[k] for k in self.fusions[i]])
+            if step.following:
+                self.layers[i].backward_fused(step.top, self._down[i], self.bottoms[i], step.following)
             else:
                 self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])
             for hook in self._hooks["after_backward"]:

@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .blob import Blob
 from .layer import Layer
 from .memory import Store
 
@@ -13,30 +14,48 @@ SMALL = 16384            # floats; memory of fewer is not worth giving to others
 
 @dataclass(frozen=True)
 class Step:
-    """One call: layer `first`, which does the work of those up to `last` if that is another, and then the stores `done`
-    that no later step touches."""
+    """One call: layer `first` runs and does the work of those `following`, up to layer `last`. `bottom` is what it reads, its
+    own first; `top` is what the last one makes; blobs in between, `hidden`, are not made. After it, nobody touches the stores
+    `done`."""
 
     first: int
     last: int
+    following: Sequence[Layer]
+    bottom: list[Blob]
+    top: list[Blob]
+    hidden: Sequence[Blob] = ()
     done: Sequence[Store] = ()
 
 
-def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops: Sequence[Sequence[int]]) -> dict[int, list[int]]:
-    """{layer: those behind it} where all run as one: the first makes a blob that only the others rewrite in place.
+def single_step(net: Any, i: int, chain: Sequence[int] = ()) -> Step:
+    """Layer number i, with the work of those in `chain`."""
+    last = chain[-1] if chain else i
+    inside = {id(blob) for k in (i, *chain) for blob in net.tops[k]}
+    bottom = [*net.bottoms[i], *(blob for k in chain for blob in net.bottoms[k] if id(blob) not in inside)]
+    hidden = {id(blob): blob for k in (i, *chain) for blob in net.tops[k] if blob not in net.tops[last]}
+    return Step(i, last, [net.layers[k] for k in chain], bottom, net.tops[last], list(hidden.values()))
+
+
+def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops: Sequence[Sequence[int]], hide: bool) -> dict[int, list[int]]:
+    """{layer: those behind it} where all run as one: the first makes a blob that only the others rewrite in place. With
+    `hide`, one of the others may also join it with other blobs, so that the blob itself is never made.
 
     `bottoms` and `tops` hold each layer's blob numbers.
     """
     plan: dict[int, list[int]] = {}
     taken: set[int] = set()
     for i, first in enumerate(layers):
-        if i in taken or len(tops[i]) != 1 or any(first.loss_weights):
+        if i in taken or len(tops[i]) != 1:
             continue
         chain: list[int] = []
         for k in range(i + 1, len(layers)):
-            if not tops[i] == bottoms[k] == tops[k] or any(layers[k].loss_weights):
+            before = tops[k - 1]
+            in_place = before == bottoms[k] == tops[k]
+            joins = hide and before == tops[i] and before[0] in bottoms[k] and len(bottoms[k]) > 1 and len(tops[k]) == 1
+            if any(layers[k - 1].loss_weights) or not (in_place or joins):
                 break
             chain.append(k)
-        while chain and not first.can_fuse([layers[k] for k in chain]):
+        while chain and (any(layers[chain[-1]].loss_weights) or not first.can_fuse([layers[k] for k in chain])):
             chain.pop()
         if chain:
             plan[i] = chain
@@ -47,12 +66,10 @@ def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops:
 def forward_steps(net: Any, release: bool) -> list[Step]:
     """All layers in order. With `release`, values are given up after their last reader: all but the net's outputs and what
     layers without bottoms bring."""
-    steps = []
-    last = -1
+    steps: list[Step] = []
     for i in range(len(net.layers)):
-        if i > last:
-            last = net.fusions[i][-1] if i in net.fusions else i
-            steps.append(Step(i, last))
+        if not steps or i > steps[-1].last:
+            steps.append(single_step(net, i, net.fusions.get(i, ())))
     if not release:
         return steps
     kept = {id(net.blobs[name].value.store) for name in net.outputs}
@@ -64,12 +81,11 @@ def backward_steps(net: Any, runs: Sequence[bool], down: Sequence[Sequence[bool]
     """The layers that run backward, the last one first. With `release`, gradients are given up after their last reader: all
     but those of the outputs, where loss weights live."""
     ends = {chain[-1]: i for i, chain in net.fusions.items() if net.layers[i].fuses_backward and all(runs[k] and all(down[k]) for k in chain)}
-    steps = []
-    first = len(net.layers)
+    steps: list[Step] = []
     for i in reversed(range(len(net.layers))):
-        if i < first and runs[i]:
+        if runs[i] and (not steps or i < steps[-1].first):
             first = ends.get(i, i)
-            steps.append(Step(first, i))
+            steps.append(single_step(net, first, net.fusions[first] if first != i else ()))
     if not release:
         return steps
     return _with_releases(steps, net, "gradient", {id(net.blobs[name].gradient.store) for name in net.outputs} |
@@ -86,7 +102,7 @@ def _with_releases(steps: list[Step], net: Any, part: str, kept: set[int]) -> li
                 if store.size >= SMALL:
                     store.pooled = True
                     done.append(store)
-        planned.append(Step(step.first, step.last, done))
+        planned.append(replace(step, done=done))
     return planned[::-1]
 
 

@@ -76,6 +76,9 @@ class Engine:
     def _packed(self, weights: Any) -> Any:
         return weights
 
+    def can_add(self) -> bool:
+        return False
+
 
 class Portable(Engine):
     """im2col and a matrix product for each image, on plain arrays; also the GPU's."""
@@ -138,18 +141,19 @@ class Variant:
     def __init__(self, g: Geometry, bias: bool, lanes: tuple[int, int], format: Any):
         self.args, self.bias, self.lanes = (g.bottom, g.top, g.kernel, g.stride, g.pad, g.dilation, g.groups), bias, lanes
         self.bottom_layout, self.top_layout = (PLAIN if n == PLAIN_LANES else laid_out(shape, n) for n, shape in zip(lanes, (g.bottom, g.top)))
-        self.primitive = onednn.Convolution(*self.args, bias, *lanes, None, format)
+        self.primitive = onednn.Convolution(*self.args, bias, *lanes, False, None, format)
         self.format = self.primitive.format
         self.weight_layout = PLAIN if self.format.is_plain else WeightLayout.of(self.format)
         self.others: dict[Any, Any] = {}
 
-    def doing(self, bias: bool, relu: float | None) -> Any:
-        """The primitive that adds a bias and runs a ReLU of this slope after it."""
-        if (bias, relu) == (self.bias, None):
+    def doing(self, bias: bool, add: bool, relu: float | None) -> Any:
+        """The primitive that adds a bias, then another array, and runs a ReLU of this slope after it."""
+        key = bias, add, relu
+        if key == (self.bias, False, None):
             return self.primitive
-        if (bias, relu) not in self.others:
-            self.others[bias, relu] = onednn.Convolution(*self.args, bias, *self.lanes, relu, self.format)
-        return self.others[bias, relu]
+        if key not in self.others:
+            self.others[key] = onednn.Convolution(*self.args, bias, *self.lanes, add, relu, self.format)
+        return self.others[key]
 
 
 class OneDnn(Engine):
@@ -199,12 +203,20 @@ class OneDnn(Engine):
         layout.pack(weights, packed)
         return packed
 
-    def forward(self, x: Blob, y: Blob, following: Sequence[Any], relu: float | None) -> None:
-        """y from x, then the `per_channel` layers `following`, then a ReLU of this slope."""
+    def can_add(self) -> bool:
+        """Whether a kernel as fast as the convolution's own takes a sum with it."""
+        try:
+            return bool(self.main.doing(True, True, 0.0).kernels[0] == self.main.primitive.kernels[0])
+        except RuntimeError:
+            return False
+
+    def forward(self, x: Blob, y: Blob, following: Sequence[Any], relu: float | None, addend: Blob | None = None) -> None:
+        """y from x, then the `per_channel` layers `following`, then the sum with `addend`, then a ReLU of this slope."""
         w, *bias = self.layer.blobs
         v = self.main
         weights, shift = self.fold(following) if following else (w.value.read(v.weight_layout), bias[0].value.read() if bias else None)
-        v.doing(shift is not None, relu).forward(x.value.read(v.bottom_layout), weights, shift, y.value.write(v.top_layout))
+        other = addend.value.read(v.top_layout) if addend is not None else None
+        v.doing(shift is not None, addend is not None, relu).forward(x.value.read(v.bottom_layout), weights, shift, y.value.write(v.top_layout), other)
 
     def backward_data(self, y: Blob, x: Blob) -> None:
         if self.data is None:

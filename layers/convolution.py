@@ -110,14 +110,27 @@ class ConvolutionLayer(SlidingLayer):
             self.engine.forward(x, y, [], None)
 
     def can_fuse(self, following: Sequence[Layer]) -> bool:
-        """A ReLU; before it, where nobody asks for gradients, all that scales and shifts each channel: BatchNorm in TEST, Scale."""
-        affine = following[:-1] if following[-1].type == "ReLU" else following
-        return not affine or all(layer.per_channel for layer in affine) and not any(layer.runs_backward for layer in (self, *following))
+        """A ReLU; before it, where nobody asks for gradients, all that scales and shifts each channel (BatchNorm in TEST, Scale),
+        and a sum with another blob."""
+        affine, join, _ = self._parts(following)
+        if affine is None:
+            return False
+        if not affine and not join:
+            return True
+        return not any(layer.runs_backward for layer in (self, *following)) and (not join or join[0].adds_up and self.engine.can_add())
+
+    @staticmethod
+    def _parts(following: Sequence[Any]) -> tuple[list[Any] | None, list[Any], list[Any]]:
+        """What follows as (per channel, at most one that joins another blob, at most one ReLU); None first if it is otherwise."""
+        rest = list(following)
+        relu = [rest.pop()] if rest[-1].type == "ReLU" else []
+        join = [rest.pop()] if rest and rest[-1].type == "Eltwise" else []
+        return (rest if all(layer.per_channel for layer in rest) else None), join, relu
 
     def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
-        """With what follows in place: one pass over the images. Backward runs all of them as they are."""
-        relu = following[-1].slope if following[-1].type == "ReLU" else None
-        self.engine.forward(bottom[0], top[0], following if relu is None else following[:-1], relu)
+        """With what follows: one pass over the images. Backward runs all of them as they are."""
+        affine, join, relu = self._parts(following)
+        self.engine.forward(bottom[0], top[0], affine, relu[0].slope if relu else None, *([bottom[1]] if join else []))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         for y, x, down in zip(top, bottom, propagate_down):

@@ -35,6 +35,7 @@ class EltwiseLayer(Layer):
         self.require(not coeff or p.operation == p.SUM, "coeff is for SUM", "eltwise_param.coeff")
         self.require(len(coeff) in (0, len(bottom)), f"coeff is given for each of the {len(bottom)} bottoms or not at all, found {len(coeff)}", "eltwise_param.coeff")
         self.coeff = coeff or [1.0] * len(bottom)
+        self.adds_up = p.operation == p.SUM and self.coeff == [1.0, 1.0]
         self.operation = {p.SUM: "sum", p.PROD: "product", p.MAX: "maximum"}[p.operation]
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -123,9 +123,10 @@ struct WeightFormat {
 
 class Convolution {
  public:
-  // in: (N, C, spatial...), out: (N, K, spatial...); one kernel, stride, pad, dilation per spatial axis.
+  // in: (N, C, spatial...), out: (N, K, spatial...); one kernel, stride, pad, dilation per spatial axis. After it, in this order:
+  // bias; `add` another array like the result; a ReLU of this slope.
   Convolution(const Dims& in, const Dims& out, const Dims& kernel, const Dims& stride, const Dims& pad, const Dims& dilation,
-              long groups, bool bias, int in_lanes, int out_lanes, std::optional<float> relu, const WeightFormat* format)
+              long groups, bool bias, int in_lanes, int out_lanes, bool add, std::optional<float> relu, const WeightFormat* format)
       : in_(activation(in, in_lanes)), out_(activation(out, out_lanes)), stride_(stride), pad_(pad), bias_(bias) {
     Dims weights = groups > 1 ? Dims{groups, out[1] / groups, in[1] / groups} : Dims{out[1], in[1]};
     weights.insert(weights.end(), kernel.begin(), kernel.end());
@@ -136,7 +137,10 @@ class Convolution {
     any_ = memory::desc(weights, memory::data_type::f32, memory::format_tag::any);
     if (bias) bias_desc_ = plain({out[1]});
     primitive_attr attr = attributes();
-    if (relu) { post_ops ops; ops.append_eltwise(algorithm::eltwise_relu, *relu, 0); attr.set_post_ops(ops); }
+    post_ops after;
+    if (add) after.append_binary(algorithm::binary_add, out_);
+    if (relu) after.append_eltwise(algorithm::eltwise_relu, *relu, 0);
+    attr.set_post_ops(after);
     pd_ = convolution_forward::primitive_desc(cpu(), prop_kind::forward_training, algorithm::convolution_direct, in_,
                                               format ? format->desc : any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, attr);
     format_ = {pd_.weights_desc(), plain(weights)};
@@ -145,6 +149,7 @@ class Convolution {
     forward_.add(DNNL_ARG_WEIGHTS, format_.desc);
     forward_.add(DNNL_ARG_DST, out_);
     if (bias) forward_.add(DNNL_ARG_BIAS, bias_desc_);
+    if (add) forward_.add(kAddend, out_);
   }
 
   const WeightFormat& format() const { return format_; }
@@ -155,7 +160,8 @@ class Convolution {
     return names;
   }
 
-  void forward(const Array& x, const Array& w, const py::object& b, Array& y) {
+  void forward(const Array& x, const Array& w, const py::object& b, Array& y, const py::object& addend) {
+    if (!addend.is_none()) forward_.set(kAddend, addend.cast<Array>().data());
     forward_.set(DNNL_ARG_SRC, x.data());
     forward_.set(DNNL_ARG_WEIGHTS, w.data());
     if (bias_) forward_.set(DNNL_ARG_BIAS, b.cast<Array>().data());
@@ -233,6 +239,7 @@ class Convolution {
   convolution_backward_weights::primitive_desc weights_description() const {
     return {cpu(), algorithm::convolution_direct, in_, any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, pd_, attributes()};
   }
+  static constexpr int kAddend = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
   static primitive_attr attributes() { primitive_attr a; a.set_scratchpad_mode(scratchpad_mode::user); return a; }
 
   memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
@@ -257,12 +264,13 @@ PYBIND11_MODULE(_onednn, m) {
       .def("unpack", &WeightFormat::unpack, py::arg("packed").noconvert(), py::arg("out").noconvert());
   py::class_<Convolution>(m, "Convolution")
       .def(py::init<const Dims&, const Dims&, const Dims&, const Dims&, const Dims&, const Dims&, long, bool, int, int,
-                    std::optional<float>, const WeightFormat*>(),
+                    bool, std::optional<float>, const WeightFormat*>(),
            py::arg("in"), py::arg("out"), py::arg("kernel"), py::arg("stride"), py::arg("pad"), py::arg("dilation"), py::arg("groups"),
-           py::arg("bias"), py::arg("in_lanes"), py::arg("out_lanes"), py::arg("relu"), py::arg("format"))
+           py::arg("bias"), py::arg("in_lanes"), py::arg("out_lanes"), py::arg("add"), py::arg("relu"), py::arg("format"))
       .def_property_readonly("format", &Convolution::format)
       .def_property_readonly("kernels", &Convolution::kernels)
-      .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b"), py::arg("y").noconvert())
+      .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b"), py::arg("y").noconvert(),
+           py::arg("addend") = py::none())
       .def_property_readonly("data_kernel", &Convolution::data_kernel)
       .def_property_readonly("weights_kernel", &Convolution::weights_kernel)
       .def("backward_data", &Convolution::backward_data, py::arg("dy").noconvert(), py::arg("w").noconvert(), py::arg("dx").noconvert())
