@@ -66,7 +66,7 @@ class SeparableConvolutionLayer(Layer):
     def forward_fused(self, bottom: list[Blob], top: list[Blob], following: Sequence[Any]) -> None:
         """What follows in place is the pointwise part's to take over."""
         self._forward_depthwise(bottom)
-        self.pointwise.forward_fused([self.between], top, following)
+        self.pointwise.forward_fused([self.between, *bottom[1:]], top, following)
 
     def _forward_depthwise(self, bottom: list[Blob]) -> None:
         self.depthwise.forward(bottom, [self.between])
