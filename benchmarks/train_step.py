@@ -11,9 +11,11 @@ import platform
 import re
 from collections.abc import Callable
 from datetime import date
+from math import nan
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,8 @@ MODELS = Path(brew.layers.__file__).resolve().parents[1] / "models"
 NETS: dict[str, tuple[tuple[int, ...], int]] = {
     "lenet": ((64, 1, 28, 28), 20), "cifar10_quick": ((100, 3, 32, 32), 8), "alexnet": ((32, 3, 227, 227), 1), "caffenet": ((32, 3, 227, 227), 1),
     "vgg16": ((8, 3, 224, 224), 1), "googlenet": ((32, 3, 224, 224), 1), "squeezenet": ((32, 3, 227, 227), 1), "mobilenet": ((32, 3, 224, 224), 1),
-    "resnet50": ((16, 3, 224, 224), 1), "xception": ((8, 3, 299, 299), 1)}
+    "resnet50": ((16, 3, 224, 224), 1), "inception_v3": ((8, 3, 299, 299), 1), "xception": ((8, 3, 299, 299), 1)}
+COMPILED = ("caffenet", "resnet50", "xception")        # compiling takes minutes
 
 
 def read_train_net(name: str) -> pb.NetParameter:
@@ -59,14 +62,16 @@ def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
     return lambda: solver.step(1)
 
 
-def torch_step(name: str, shape: tuple[int, ...], channels_last: bool) -> Callable[[], None]:
+def torch_step(name: str, shape: tuple[int, ...], channels_last: bool, compiled: bool = False) -> Callable[[], None]:
     """One iteration of the same net in torch, with fused SGD."""
-    model = TorchNet(read_train_net(name), shape)
+    model: Any = TorchNet(read_train_net(name), shape)
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), torch.from_numpy(rng.integers(0, 10, shape[0]))
     if channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=0.0005, fused=True)
+    if compiled:
+        model = torch.compile(model)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -106,11 +111,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     brew.set_threads(args.threads)
     print(f"{processor()}, {args.threads} threads, torch {torch.__version__}, brew {brew.__version__}, {date.today()}; ms per step, medians of {args.rounds} rounds\n")
-    print("| net, batch | brew | torch eager | torch channels_last | eager / brew | best of torch / brew |\n| --- | --- | --- | --- | --- | --- |")
+    print("| net, batch | brew | torch eager | torch channels_last | torch.compile, channels_last | eager / brew | best of torch / brew |\n" + "| --- " * 7 + "|")
+    ratios: list[tuple[float, float]] = []
     for name in args.nets or NETS:
         shape, length = NETS[name]
-        ms = measure({"brew": brew_step(name, shape), "eager": torch_step(name, shape, False), "last": torch_step(name, shape, True)}, args.rounds, length)
-        print(f"| {name} {shape[0]} | {ms['brew']:.2f} | {ms['eager']:.2f} | {ms['last']:.2f} | {ms['eager'] / ms['brew']:.2f} | {min(ms['eager'], ms['last']) / ms['brew']:.2f} |")
+        steps = {"brew": brew_step(name, shape), "eager": torch_step(name, shape, False), "last": torch_step(name, shape, True)}
+        if name in COMPILED:
+            steps["compiled"] = torch_step(name, shape, True, compiled=True)
+        ms = measure(steps, args.rounds, length)
+        ratios.append((ms["eager"] / ms["brew"], min(ms[k] for k in ms if k != "brew") / ms["brew"]))
+        print(f"| {name} {shape[0]} | {ms['brew']:.2f} | {ms['eager']:.2f} | {ms['last']:.2f} | {ms.get('compiled', nan):.2f} | {ratios[-1][0]:.2f} | {ratios[-1][1]:.2f} |".replace("nan", ""), flush=True)
+    print("| geometric mean | | | | | " + " | ".join(f"{geometric_mean(column):.2f}" for column in zip(*ratios)) + " |")
 
 
 if __name__ == "__main__":

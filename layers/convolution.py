@@ -117,7 +117,7 @@ class ConvolutionLayer(SlidingLayer):
             return False
         if not affine and not join:
             return True
-        return not any(layer.runs_backward for layer in (self, *following)) and (not join or join[0].adds_up and self.engine.can_add())
+        return not any(layer.runs_backward for layer in (self, *following)) and (not join or join[0].adds_up and self.engine is not None and self.engine.can_add())
 
     @staticmethod
     def _parts(following: Sequence[Any]) -> tuple[list[Any] | None, list[Any], list[Any]]:

@@ -93,7 +93,9 @@ class PoolingLayer(Layer):
         if not self.max and not self.stochastic:
             self.k.ave_pool_forward(x, y, outer * blocks, lanes, self.window)
             return
-        if self.winner is None or self.winner.size != y.size:
+        if self.max and len(top) == 1 and not self.runs_backward:
+            self.winner = None
+        elif self.winner is None or self.winner.size != y.size:
             self.winner = self.device.empty(y.size, np.int32)
         if self.stochastic:
             self.forwards += 1

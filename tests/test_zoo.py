@@ -15,10 +15,10 @@ from brew.proto import pb, read_net
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 NETS = {"lenet": (1, 28), "cifar10_quick": (3, 32), "alexnet": (3, 227), "caffenet": (3, 227), "vgg16": (3, 224), "googlenet": (3, 224), "squeezenet": (3, 227),
-        "resnet50": (3, 224), "mobilenet": (3, 224), "xception": (3, 299)}
+        "resnet50": (3, 224), "mobilenet": (3, 224), "xception": (3, 299), "inception_v3": (3, 299)}
 # 1e-5 of the norm of each array. Through dozens of BatchNorms, each of which divides by a spread measured on one image, single
 # precision does not hold that: one engine on one thread instead of two differs by up to 6.5e-5 (Xception's gradients).
-LIMITS = dict.fromkeys(NETS, 1e-5) | dict.fromkeys(("resnet50", "mobilenet", "xception"), 1e-4)
+LIMITS = dict.fromkeys(NETS, 1e-5) | dict.fromkeys(("resnet50", "mobilenet", "xception", "inception_v3"), 1e-4)
 Answers = dict[str, np.ndarray]
 
 

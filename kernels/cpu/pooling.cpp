@@ -41,6 +41,7 @@ inline void by_lanes(long lanes, F f) {
   for (; l < lanes; ++l) f(l, std::integral_constant<int, 1>());
 }
 
+template <bool keep>               // keep: write the winners
 void max_forward(const float* x, float* y, int* winner, long planes, long lanes, const PoolShape& s) {
   const long in = (long)s.height * s.width * lanes, out = (long)s.out_height * s.out_width * lanes;
 #pragma omp parallel for collapse(2) if (planes * in > kGrain)
@@ -61,10 +62,10 @@ void max_forward(const float* x, float* y, int* winner, long planes, long lanes,
               std::memcpy(&v, plane + (long)at * lanes, sizeof v);
               const auto more = v > best;
               best = more ? v : best;
-              won = more ? V::all(at) : won;
+              if (keep) won = more ? V::all(at) : won;
             }
           std::memcpy(y + o + l0, &best, sizeof best);
-          std::memcpy(winner + o + l0, &won, sizeof won);
+          if (keep) std::memcpy(winner + o + l0, &won, sizeof won);
         });
       }
 }
@@ -138,11 +139,11 @@ void each_window(const float* x, long planes, const PoolShape& s, F f) {
 void bind_pooling(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   using Shape = std::vector<int>;
-  m.def("max_pool_forward", [](const Array& x, Array& y, Ints& winner, long planes, long lanes, const Shape& shape) {
+  m.def("max_pool_forward", [](const Array& x, Array& y, const py::object& winner, long planes, long lanes, const Shape& shape) {
     const PoolShape s = pool_shape(shape);
-    const float* a = x.data(); float* b = y.mutable_data(); int* w = winner.mutable_data(); Release _;
-    max_forward(a, b, w, planes, lanes, s);
-  }, nc("x"), nc("y"), nc("winner"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
+    const float* a = x.data(); float* b = y.mutable_data(); int* w = winner.is_none() ? nullptr : winner.cast<Ints>().mutable_data(); Release _;
+    w ? max_forward<true>(a, b, w, planes, lanes, s) : max_forward<false>(a, b, w, planes, lanes, s);
+  }, nc("x"), nc("y"), py::arg("winner"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
   m.def("max_pool_backward", [](const Array& dy, const Ints& winner, Array& dx, long planes, long lanes, const Shape& shape) {
     const PoolShape s = pool_shape(shape);
     const float* a = dy.data(); float* b = dx.mutable_data(); const int* w = winner.data(); Release _;

@@ -36,7 +36,7 @@ extern "C" __global__ void max_pool_forward(const float* x, float* y, int* winne
       for (int c = w.left; c < w.right; ++c)
         if (plane[h * s.width + c] > best) { won = h * s.width + c; best = plane[won]; }
     y[i] = best;
-    winner[i] = won;
+    if (winner) winner[i] = won;
   }
 }
 

@@ -89,7 +89,7 @@ def test_summary_counts(trained: tuple[Path, subprocess.CompletedProcess[str]]) 
 
 
 ZOO = {"lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "digits": 43_050, "alexnet": 60_965_224, "caffenet": 60_965_224, "vgg16": 138_357_544,
-       "googlenet": 6_998_552, "squeezenet": 1_235_496, "resnet50": 25_557_032, "mobilenet": 4_231_976, "xception": 22_855_952}
+       "googlenet": 6_998_552, "squeezenet": 1_235_496, "resnet50": 25_557_032, "mobilenet": 4_231_976, "xception": 22_855_952, "inception_v3": 23_834_568}
 
 
 @pytest.mark.parametrize("name, parameters", ZOO.items())
