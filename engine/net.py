@@ -147,14 +147,17 @@ class Net:
     def _shapes_of(self, i: int) -> tuple[tuple[int, ...], ...]:
         return tuple([b.shape for b in self.bottoms[i]])
 
-    def _reshape(self, i: int) -> None:
+    def _reshape(self, i: int) -> bool:
+        """Reshape layer i if its bottoms have changed, or it wants that always; returns whether it was reshaped."""
         shapes = self._shapes_of(i)
-        if shapes != self._shapes[i] or self.layers[i].reshape_always:
-            before = [top.value.store for top in self.tops[i]]
-            self.layers[i].reshape(self.bottoms[i], self.tops[i])
-            if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
-                self._forward_steps, self._backward_steps = None, {}
-            self._shapes[i] = shapes
+        if shapes == self._shapes[i] and not self.layers[i].reshape_always:
+            return False
+        before = [top.value.store for top in self.tops[i]]
+        self.layers[i].reshape(self.bottoms[i], self.tops[i])
+        if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
+            self._forward_steps, self._backward_steps = None, {}
+        self._shapes[i] = shapes
+        return True
 
     def forget_shapes(self, i: int) -> None:
         """Make layer number i reshape before its next forward."""
@@ -214,8 +217,9 @@ class Net:
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
             for hook in self._hooks["before_forward"]:
                 hook(i)
-            for k in range(i, step.last + 1):
-                self._reshape(k)
+            if self._reshape(i):
+                for k in range(i + 1, step.last + 1):
+                    self._reshape(k)
             if step.following:
                 layer.forward_fused(step.bottom, step.top, step.following)
             else:

@@ -62,7 +62,8 @@ class Engine:
     def fold(self, following: Sequence[Any]) -> tuple[Any, Any]:
         """(weights, bias) of this convolution and of the `per_channel` layers behind it, made anew when one has been written:
         with y = conv(x, w) + b and then s y + t, they are s w and s b + t."""
-        sources = [(blob.value.store, blob.value.store.version) for layer in (self.layer, *following) for blob in layer.blobs]
+        stores = [blob.value.store for layer in (self.layer, *following) for blob in layer.blobs]
+        sources = [*stores, *[store.version for store in stores]]
         if sources != self.folded_from:
             w, *bias = self.layer.blobs
             weights, shift = w.value.plain_copy(), bias[0].value.plain_copy() if bias else 0
