@@ -35,6 +35,15 @@ class Layout:
         """Whether the last block has lanes that hold no channel. They are zero, and every writer keeps them so."""
         return self.grid[1] * self.lanes != self.grid[4]
 
+    def __str__(self) -> str:
+        return "channels last" if self.grid[1] == 1 and self.lanes == self.grid[4] else f"blocks of {self.lanes}"
+
+    def clear_padding(self, array: np.ndarray) -> None:
+        """Set the lanes that hold no channel to zero."""
+        outer, blocks, spatial, lanes, channels = self.grid
+        if self.padded:
+            array.reshape(outer, blocks, spatial, lanes)[:, -1, :, channels - (blocks - 1) * lanes:] = 0
+
     def pack(self, plain: np.ndarray, out: np.ndarray) -> None:
         cpu.to_lanes(plain, out, self.grid)
 

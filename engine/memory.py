@@ -37,8 +37,8 @@ class Store:
             elif self.pooled:
                 self.lent[key] = POOL.take(size)
                 self.copies[key] = self.lent[key][:size]
-                if key is not PLAIN and key.padded:
-                    self.copies[key][...] = 0    # nobody writes the padding
+                if key is not PLAIN:
+                    key.clear_padding(self.copies[key])
             else:
                 self.copies[key] = device.Cpu.empty(size)
         return self.copies[key]

@@ -110,7 +110,6 @@ class Portable(Engine):
 class WeightLayout:
     """The layout of weights that a oneDNN primitive asked for. As with Layout, there is one object for each."""
 
-    padded = True
     format: Any
 
     @staticmethod

@@ -79,7 +79,9 @@ def test_time_measures_each_layer(trained: tuple[Path, subprocess.CompletedProce
     result = run("time", "-model", "models/digits/train_val.prototxt", "-iterations", "3", "-json", "t.json", cwd=trained[0])
     figures = json.loads((trained[0] / "t.json").read_text())
     assert result.returncode == 0 and [layer["name"] for layer in figures["layers"]][:3] == ["data", "conv1", "relu1"]
-    assert figures["layers"][1]["fused"] and figures["layers"][1]["flops"] == 2 * 64 * 32 * 9 * 64 and figures["memory_bytes"] > 0
+    conv1, relu1 = figures["layers"][1:3]
+    assert conv1["flops"] == 2 * 64 * 32 * 9 * 64 and figures["memory_bytes"] > 0
+    assert relu1["runs_with"] == "conv1" and not conv1["runs_with"]
     assert re.search(r"     conv1\tforward: \S+ ms\.", result.stderr) and "Average Forward-Backward: " in result.stderr and "conv1" in result.stdout
 
 
