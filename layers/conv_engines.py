@@ -9,6 +9,7 @@ from ..engine.blob import Blob
 from ..engine.layout import PLAIN, laid_out
 from ..kernels import onednn
 from ..proto import brew_pb2 as pb
+from .winograd import LANES, Winograd
 
 CHANNELS_LAST, PLAIN_LANES = 0, 1
 
@@ -47,7 +48,7 @@ def choose(layer: Any, g: Geometry, whole_blobs: bool) -> Any:
     if asked == engines.ONEDNN:
         layer.require(able, "engine: ONEDNN is for 1 to 3 spatial axes after axis 1, where brew was built with oneDNN", "convolution_param.engine")
     if able and (asked == engines.ONEDNN or asked != engines.CAFFE and layer.device.engine == "onednn"):
-        return OneDnn(layer, g)
+        return OneDnn(layer, g, winograd=asked != engines.ONEDNN)
     return Portable(layer, g)
 
 
@@ -78,7 +79,13 @@ class Engine:
         return weights
 
     def can_add(self) -> bool:
+        """Whether a sum with another blob costs nothing on the way."""
         return False
+
+    @property
+    def kernel(self) -> str:
+        """What runs forward."""
+        return ""
 
 
 class Portable(Engine):
@@ -160,15 +167,19 @@ class OneDnn(Engine):
     """oneDNN primitives, made once for a geometry. Activations and weights stay in the layouts they run best in.
 
     `main` runs forward and the weights' gradient. `data` makes the bottom's gradient: another variant where the library
-    has only its reference for main's layouts (images of few channels: a hundred times slower, measured).
+    has only its reference for main's layouts (images of few channels: a hundred times slower, measured). Where brew's own
+    `winograd` does all that faster, main only says in which layouts.
     """
 
-    def __init__(self, layer: Any, g: Geometry):
+    def __init__(self, layer: Any, g: Geometry, winograd: bool):
         super().__init__(layer, g)
         held = layer.blobs[0].value.layout               # a net that shares the weights has chosen already
         self.main = self._first(lambda v: (v.primitive.kernels[0], v.primitive.weights_kernel), held.format if isinstance(held, WeightLayout) else None)
         self.data: Variant | None = None
         layer.blobs[0].value.update(self.main.weight_layout)
+        self.winograd: Winograd | None = None
+        if winograd and self.main.lanes == (LANES, LANES) and self.main.format.block == LANES and Winograd.suits(g):
+            self.winograd = Winograd(g)
 
     def _first(self, kernels: Callable[[Variant], tuple[str, ...]], format: Any = None) -> Variant:
         """The best variant for which the library has `kernels` of its own, rather than its slow reference."""
@@ -204,8 +215,9 @@ class OneDnn(Engine):
         return packed
 
     def can_add(self) -> bool:
-        """Whether a kernel as fast as the convolution's own takes a sum with it."""
-        try:
+        if self.winograd:
+            return True
+        try:                                             # with a kernel as fast as the convolution's own
             return bool(self.main.doing(True, True, 0.0).kernels[0] == self.main.primitive.kernels[0])
         except RuntimeError:
             return False
@@ -216,20 +228,29 @@ class OneDnn(Engine):
         v = self.main
         weights, shift = self.fold(following) if following else (w.value.read(v.weight_layout), bias[0].value.read() if bias else None)
         other = addend.value.read(v.top_layout) if addend is not None else None
-        v.doing(shift is not None, addend is not None, relu).forward(x.value.read(v.bottom_layout), weights, shift, y.value.write(v.top_layout), other)
+        source, out = x.value.read(v.bottom_layout), y.value.write(v.top_layout)
+        if self.winograd:
+            self.winograd.forward(source, weights, self.weights.version, not self.layer.runs_backward, shift, other, relu, out)
+        else:
+            v.doing(shift is not None, addend is not None, relu).forward(source, weights, shift, out, other)
 
     def backward_data(self, y: Blob, x: Blob) -> None:
         if self.data is None:
-            own = self.main.primitive.data_kernel.startswith("ref")
+            own = not self.winograd and self.main.primitive.data_kernel.startswith("ref")
             self.data = self._first(lambda v: (v.primitive.data_kernel,)) if own else self.main
         v = self.data
-        v.primitive.backward_data(y.gradient.read(v.top_layout), self.layer.blobs[0].value.read(v.weight_layout), x.gradient.write(v.bottom_layout))
+        dy, weights, dx = y.gradient.read(v.top_layout), self.layer.blobs[0].value.read(v.weight_layout), x.gradient.write(v.bottom_layout)
+        (self.winograd or v.primitive).backward_data(dy, weights, dx)
 
     def backward_weights(self, x: Blob, y: Blob) -> None:
         v = self.main
         w, *bias = self.layer.blobs
         dw, db, beta = accumulators(w, bias, v.weight_layout)
-        v.primitive.backward_weights(x.value.read(v.bottom_layout), y.gradient.read(v.top_layout), dw, db, beta != 0)
+        (self.winograd or v.primitive).backward_weights(x.value.read(v.bottom_layout), y.gradient.read(v.top_layout), dw, db, beta)
+
+    @property
+    def kernel(self) -> str:
+        return "winograd" if self.winograd else str(self.main.primitive.kernels[0])
 
 
 def accumulators(w: Blob, bias: list[Blob], layout: Any) -> tuple[Any, Any, float]:

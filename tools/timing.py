@@ -50,7 +50,7 @@ def measure(net: Net, iterations: int) -> dict[str, Any]:
     for i, (layer, f, b, copies) in enumerate(zip(net.layers, *_alone(net, iterations))):
         flops = layer.flops(net.bottoms[i], net.tops[i])
         layers.append({"name": layer.name, "type": layer.type, "forward_ms": f, "backward_ms": b, "flops": flops,
-                       "gflops": flops / f / 1e6 if f else 0.0, "runs_with": runs_with.get(i, ""), "engine": ", ".join(_kernels(layer)),
+                       "gflops": flops / f / 1e6 if f else 0.0, "runs_with": runs_with.get(i, ""), "kernel": getattr(getattr(layer, "engine", None), "kernel", ""),
                        "layout": _layout_name(net.tops[i][0].value.layout) if net.tops[i] else "", "copies": copies})
     return {"net": net.name, "phase": "TRAIN" if net.phase == pb.TRAIN else "TEST", "device": net.device.name, "iterations": iterations,
             "threads": getattr(net.device, "threads", 0), "layers": layers, "forward_ms": forward_ms,
@@ -129,11 +129,6 @@ def _copies(net: Net, i: int, run: Callable[[int, int], object]) -> list[str]:
     return [f"{name} to {_layout_name(layout)}" for (name, store), had in zip(parts, before) if had and had < store.newest for layout in store.newest - had]
 
 
-def _kernels(layer: Any) -> list[str]:
-    variant = getattr(getattr(layer, "engine", None), "main", None)
-    return list(variant.primitive.kernels[:1]) if variant else []
-
-
 def _layout_name(layout: Any) -> str:
     return "plain" if layout is PLAIN else str(layout)
 
@@ -157,7 +152,7 @@ def _show(figures: dict[str, Any], net: Net) -> None:
     for row in figures["layers"]:
         both = row["forward_ms"] + row["backward_ms"]
         table.add_row(row["name"], row["type"], f"{row['forward_ms']:.3f}", f"{row['backward_ms']:.3f}", f"{both / total:.1%}",
-                      f"{row['gflops']:.1f}" if row["flops"] else "", row["layout"], row["engine"], row["runs_with"], ", ".join(row["copies"]))
+                      f"{row['gflops']:.1f}" if row["flops"] else "", row["layout"], row["kernel"], row["runs_with"], ", ".join(row["copies"]))
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     print("Each layer alone; in whole runs those that name another run in its pass, and blobs in between are not made. Copies are of blobs to other layouts.")

@@ -18,6 +18,7 @@ void bind_resample(py::module_&);
 void bind_softmax(py::module_&);
 void bind_transform(py::module_&);
 void bind_update(py::module_&);
+void bind_winograd(py::module_&);
 }
 
 PYBIND11_MODULE(BREW_MODULE, m) {
@@ -38,6 +39,7 @@ PYBIND11_MODULE(BREW_MODULE, m) {
   bind_softmax(m);
   bind_transform(m);
   bind_update(m);
+  bind_winograd(m);
   m.def("set_threads", [](int n) { omp_set_num_threads(n); }, "Threads of the loops that follow in this Python thread.");
   m.def("best_isa", [] {
 #if defined(__x86_64__)

@@ -22,10 +22,11 @@ namespace {
 engine& cpu() { static engine e(engine::kind::cpu, 0); return e; }
 dnnl::stream& queue() { static dnnl::stream s(cpu()); return s; }
 
-// Memory that nobody needs after a call, as large as the largest asked for: primitives run one after the other.
+// Memory that nobody needs after a call, as large as the largest asked for: a thread's primitives run one after the other.
 struct Scratch {
   float* at = nullptr;
   size_t size = 0;
+  ~Scratch() { std::free(at); }
   float* get(size_t bytes) {
     if (bytes > size) {
       std::free(at);
@@ -36,9 +37,9 @@ struct Scratch {
     return at;
   }
 };
-Scratch& scratchpad() { static Scratch s; return s; }
-Scratch& other_weights() { static Scratch s; return s; }          // weights in another format than the blob's
-Scratch& addend() { static Scratch s; return s; }                 // a gradient to be added to the blob's
+Scratch& scratchpad() { static thread_local Scratch s; return s; }
+Scratch& other_weights() { static thread_local Scratch s; return s; }          // weights in another format than the blob's
+Scratch& addend() { static thread_local Scratch s; return s; }                 // a gradient to be added to the blob's
 
 enum { kPlain = 1, kChannelsLast = 0 };          // lanes of a layout; else the block of channels
 
@@ -117,6 +118,15 @@ struct WeightFormat {
   memory::desc desc, flat;
   long size() const { return (long)(desc.get_size() / sizeof(float)); }      // floats, padding included
   bool is_plain() const { return desc == flat; }
+  // The block of channels, if 2-d weights lie as (K/block, C/block, height, width, block of C, block of K), group by group; or 0.
+  int block() const {
+    using tag = memory::format_tag;
+    const Dims dims = desc.get_dims();
+    for (int b : {8, 16})
+      if ((dims.size() == 4 && desc == memory::desc(dims, memory::data_type::f32, b == 8 ? tag::OIhw8i8o : tag::OIhw16i16o)) ||
+          (dims.size() == 5 && desc == memory::desc(dims, memory::data_type::f32, b == 8 ? tag::gOIhw8i8o : tag::gOIhw16i16o))) return b;
+    return 0;
+  }
   void pack(const Array& from, Array& to) const { Reorder().run(flat, from.data(), desc, to.mutable_data()); }
   void unpack(const Array& from, Array& to) const { Reorder().run(desc, from.data(), flat, to.mutable_data()); }
 };
@@ -199,8 +209,9 @@ class Convolution {
     data_->run();
   }
 
-  // add: the gradients are added to what dw and db hold, else they replace it.
-  void backward_weights(const Array& x, const Array& dy, Array& dw, const py::object& db, bool add) {
+  // beta 0: the gradients replace what dw and db hold; else they are added to it.
+  void backward_weights(const Array& x, const Array& dy, Array& dw, const py::object& db, float beta) {
+    const bool add = beta != 0;
     const float *a = x.data(), *b = dy.data();
     float *c = dw.mutable_data(), *d = bias_ ? db.cast<Array>().mutable_data() : nullptr;
     py::gil_scoped_release _;
@@ -259,6 +270,7 @@ PYBIND11_MODULE(_onednn, m) {
   py::class_<WeightFormat>(m, "WeightFormat")
       .def_property_readonly("size", &WeightFormat::size)
       .def_property_readonly("is_plain", &WeightFormat::is_plain)
+      .def_property_readonly("block", &WeightFormat::block)
       .def("__eq__", [](const WeightFormat& a, const WeightFormat& b) { return a.desc == b.desc; })
       .def("pack", &WeightFormat::pack, py::arg("plain").noconvert(), py::arg("out").noconvert())
       .def("unpack", &WeightFormat::unpack, py::arg("packed").noconvert(), py::arg("out").noconvert());
@@ -275,7 +287,7 @@ PYBIND11_MODULE(_onednn, m) {
       .def_property_readonly("weights_kernel", &Convolution::weights_kernel)
       .def("backward_data", &Convolution::backward_data, py::arg("dy").noconvert(), py::arg("w").noconvert(), py::arg("dx").noconvert())
       .def("backward_weights", &Convolution::backward_weights, py::arg("x").noconvert(), py::arg("dy").noconvert(),
-           py::arg("dw").noconvert(), py::arg("db"), py::arg("add"));
+           py::arg("dw").noconvert(), py::arg("db"), py::arg("beta"));
   py::register_exception<dnnl::error>(m, "Unsupported", PyExc_RuntimeError);
   m.def("gemm", [](bool ta, bool tb, long rows, long cols, long inner, const Array& a, const Array& b, Array& c, float beta) {
     const float *p = a.data(), *q = b.data();

@@ -31,6 +31,9 @@ def naive(x: np.ndarray, w: np.ndarray, stride: int, pad: int, dilation: int, gr
 CASES = [(3, 16, (9, 8), 3, 1, 1, 1, 1), (3, 20, (11, 11), 5, 2, 0, 1, 1), (16, 32, (7, 9), 3, 1, 1, 1, 1), (20, 50, (8, 8), 5, 1, 0, 1, 1),
          (32, 32, (6, 6), 3, 2, 1, 1, 32), (32, 64, (6, 6), 3, 1, 1, 1, 32), (32, 32, (5, 5), 3, 1, 1, 1, 2), (12, 8, (5, 6), 1, 1, 0, 1, 4), (17, 33, (7, 7), 3, 1, 2, 2, 1),
          (1, 4, (10,), 4, 3, 1, 1, 1), (4, 6, (5, 4, 6), 3, 1, 1, 1, 1), (16, 16, (4, 4, 4), 2, 2, 0, 1, 1), (3, 4, (3, 4, 3, 4), 2, 1, 0, 1, 1)]
+# channels, outputs, spatial, pad, groups where 3 x 3 kernels run as Winograd's: odd ends, an odd number of blocks, groups
+WINOGRAD = [(64, 64, (15, 13), 1, 1), (64, 48, (12, 11), 0, 1), (48, 64, (10, 12), 1, 1), (64, 96, (14, 10), 1, 2)]
+CASES += [(c, k, spatial, 3, 1, pad, 1, groups) for c, k, spatial, pad, groups in WINOGRAD]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -69,16 +72,40 @@ def test_gradients_of_two_passes_add_up(device: str) -> None:
 
 
 @pytest.mark.skipif(onednn is None, reason="the portable engine fuses nothing")
-def test_fusion_with_relu_changes_nothing() -> None:
+@pytest.mark.parametrize("channels, size", [(16, 7), (64, 12)])               # a direct kernel, and Winograd's
+def test_fusion_with_relu_changes_nothing(channels: int, size: int) -> None:
     from brew import Net
     from brew.proto import parse, pb
-    text = """layer { name: "d" type: "Input" top: "x" input_param { shape { dim: 2 dim: 16 dim: 7 dim: 7 } } }
-              layer { name: "c" type: "Convolution" bottom: "x" top: "y" convolution_param { num_output: 32 kernel_size: 3 weight_filler { type: "xavier" } } }
-              layer { name: "r" type: "ReLU" bottom: "y" top: "y" relu_param { negative_slope: 0.1 } }"""
+    text = f"""layer {{ name: "d" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: {channels} dim: {size} dim: {size} }} }} }}
+              layer {{ name: "c" type: "Convolution" bottom: "x" top: "y" convolution_param {{ num_output: 32 kernel_size: 3 weight_filler {{ type: "xavier" }} }} }}
+              layer {{ name: "r" type: "ReLU" bottom: "y" top: "y" relu_param {{ negative_slope: 0.1 }} }}"""
     net = Net(parse(text, pb.NetParameter()), seed=1)
-    net.blobs["x"].data[...] = np.random.default_rng(0).standard_normal((2, 16, 7, 7))
+    net.blobs["x"].data[...] = np.random.default_rng(0).standard_normal((2, channels, size, size))
     whole = net.forward()["y"].copy()
     net.forward(end="c")
     apart = net.forward(start="r")["y"]
     assert net.fusions == {1: [2]} and (whole < 0).any()
     np.testing.assert_allclose(whole, apart, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(onednn is None, reason="brew was built without oneDNN")
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_winograd_agrees_with_the_direct_kernels(case: tuple) -> None:  # type: ignore[type-arg]
+    channels, outputs, spatial, pad, groups = case
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, channels, *spatial)).astype(np.float32)
+    found = []
+    for engine in ("DEFAULT", "ONEDNN", "DEFAULT"):
+        net = one_layer_net(f'type: "Convolution" top: "y" convolution_param {{ num_output: {outputs} kernel_size: 3 pad: {pad} group: {groups} engine: {engine} '
+                            f'weight_filler {{ type: "gaussian" }} bias_filler {{ type: "gaussian" }} }}', x.shape)
+        y = net.forward(b0=x)["y"].copy()
+        net.clear_param_diffs()
+        for _ in range(2):                                   # the second pass adds to the first one's gradients
+            dx = net.backward(y=rng.standard_normal(y.shape).astype(np.float32))["b0"].copy()
+        if (net.layers[-1].engine.kernel == "winograd") != (engine == "DEFAULT"):
+            pytest.skip("this machine's kernels do not have the engine's block of channels")
+        found.append([y, dx, *(blob.diff.copy() for blob in net.params["l"])])
+        rng = np.random.default_rng(0)
+        rng.standard_normal(x.shape)
+    for ours, direct, again in zip(*found):
+        assert np.abs(ours - direct).max() <= 1e-5 * np.abs(direct).max() and (ours == again).all()
