@@ -11,7 +11,7 @@ from time import perf_counter
 from train_step import MODELS, brew_step, measure, processor
 
 import brew
-from brew.proto import pb
+from brew.proto import parse, pb
 
 LAYERS = {
     "ReLU": "", "Sigmoid": "", "Dropout": "", "Scale": "", "BatchNorm": "",
@@ -31,7 +31,7 @@ def chain(kinds: list[str], length: int) -> pb.NetParameter:
     for i in range(length):
         kind = kinds[i % len(kinds)]
         layer = net.layer.add(name=f"layer{i}", type=kind, bottom=[blob])
-        brew.proto.text_format.Merge(LAYERS[kind], layer)
+        parse(LAYERS[kind], layer)
         blob = blob if len(kinds) > 1 and i % len(kinds) else f"blob{i}"
         layer.top.append(blob)
     net.layer.add(name="loss", type="EuclideanLoss", bottom=[blob, "data"], top=["loss"])

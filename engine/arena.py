@@ -53,6 +53,7 @@ class Arena:
                 start += -(-size // 16) * 16
             self.spans.append(Span(first, start - first, *rates))
         self.slots = [slots[i] for i in range(len(parameters))]
+        self.learning = [slot for slot in self.slots if slot.lr_mult]
         self.size = start
         self.data, self.diff = self.zeros(), self.zeros()
         for slot in self.slots:
@@ -76,9 +77,10 @@ class Arena:
         store.copies[slot.layout] = part
         store.newest, store.home = (set() if empty else {slot.layout}), slot.layout
 
-    def open(self, which: str) -> Any:
-        """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy."""
-        for slot in self.slots:
+    def open(self, which: str, frozen: bool = True) -> Any:
+        """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy. Without
+        `frozen`, what has a rate of 0 is left as it is."""
+        for slot in self.slots if frozen else self.learning:
             store = (slot.blob.value if which == "data" else slot.blob.gradient).store
             if slot.layout not in store.newest:
                 store.read(slot.layout)

@@ -121,7 +121,12 @@ class Memory:
     def write(self, layout: Any = PLAIN) -> Any:
         """An array to be filled whole: what it holds is undefined."""
         key = GPU if device.gpu_runs else layout
-        array = self.store.write(key)
+        store = self.store
+        if store.home is key and key in store.newest and len(store.newest) == 1:       # as in every run but the first
+            array = store.copies[key]
+            store.version += 1
+        else:
+            array = store.write(key)
         return array.reshape(self.shape) if key is PLAIN or key is GPU else array
 
     def update(self, layout: Any = PLAIN) -> Any:

@@ -185,8 +185,14 @@ class Kernels:
         outer, channels, spatial, *_ = grid
         self.run("batch_norm", "channel_moments", channels, x, mean, var, outer, channels, spatial)
 
-    def normalize_forward(self, x: Any, mean: Any, inverse: Any, y: Any, grid: Any) -> None:
-        self.each("batch_norm", "normalize_forward", x.size, x, mean, inverse, y, grid[1], grid[2])
+    def inverse_deviation(self, var: Any, eps: float, inverse: Any) -> None:
+        self.each("batch_norm", "inverse_deviation", var.size, var, float(eps), inverse)
+
+    def absorb_moments(self, mean: Any, var: Any, unbiased: float, fraction: float, means: Any, vars: Any, count: Any) -> None:
+        self.each("batch_norm", "absorb_moments", mean.size, mean, var, float(unbiased), float(fraction), means, vars, count)
+
+    def normalize_forward(self, x: Any, mean: Any, inverse: Any, y: Any, normal: Any, grid: Any) -> None:
+        self.each("batch_norm", "normalize_forward", x.size, x, mean, inverse, y, normal, grid[1], grid[2])
 
     def normalize_backward(self, y: Any, dy: Any, inverse: Any, dx: Any, grid: Any) -> None:
         outer, channels, spatial, *_ = grid

@@ -19,6 +19,8 @@ class NormalizingLayer(Layer):
     eps = 1e-5
     from_batch = True
     learned: tuple[int, int] | None = None   # the numbers of the blobs scale and shift
+    layout: Any                              # of the last forward, and its channel grid
+    grid: Any
 
     def stored(self) -> tuple[Any, Any]:
         """(mean, variance) (C) to be used where the batch's are not."""
@@ -57,6 +59,7 @@ class NormalizingLayer(Layer):
         shape = bottom[0].shape
         self.require((shape[1] if len(shape) > 1 else 1) == self.channels, f"the statistics are for {self.channels} channels; the shape is now {shape}", "bottom")
         top[0].reshape(*shape)
+        self.layout, self.grid, self.values = None, None, max(bottom[0].count // self.channels, 1)
         if self.normal.shape != shape:
             self.normal = Memory(shape)                             # the result before scale and shift
 
@@ -85,27 +88,25 @@ class NormalizingLayer(Layer):
 
     def _run(self, bottom: list[Blob], top: list[Blob], affine: tuple[Blob, Blob] | None, relu: bool, keep: bool) -> None:
         """`keep` the result before scale and shift for backward: what follows in place will write over the top."""
-        xp = self.device.xp
-        self.layout = bottom[0].value.layout
-        self.grid = grid_of(self.layout, bottom[0].shape)
+        layout = bottom[0].value.layout
+        if self.grid is None or layout is not self.layout:
+            self.layout, self.grid = layout, grid_of(layout, bottom[0].shape)
         x = bottom[0].value.read(self.layout)
         mean, inverse = self.mean.write(), self.inverse.write()
         if self.from_batch:
-            variance = xp.empty_like(inverse)
+            variance = self.device.xp.empty_like(inverse)
             self.k.channel_moments(x, mean, variance, self.grid)
-            self.absorb(mean, variance, max(bottom[0].count // self.channels, 1))
+            self.absorb(mean, variance, self.values)
         else:
             stored, variance = self.stored()
             mean[...] = stored
-        inverse[...] = 1 / xp.sqrt(variance + xp.float32(self.eps))
+        self.k.inverse_deviation(variance, self.eps, inverse)
+        y, normal = top[0].value.write(self.layout), self.normal.write(self.layout) if keep else None
         if affine is not None:
             scale, shift = (blob.value.read().reshape(-1) for blob in affine)
-            self.k.bn_forward(x, mean, inverse, scale, shift, self.normal.write(self.layout) if keep else None, top[0].value.write(self.layout), relu, self.grid)
+            self.k.bn_forward(x, mean, inverse, scale, shift, normal, y, relu, self.grid)
         else:
-            y = top[0].value.write(self.layout)
-            self.k.normalize_forward(x, mean, inverse, y, self.grid)
-            if keep:
-                self.k.linear(y, 1.0, self.normal.write(self.layout), 0.0)
+            self.k.normalize_forward(x, mean, inverse, y, normal, self.grid)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         affine = self.own()
@@ -163,7 +164,6 @@ class BatchNormLayer(NormalizingLayer):
         self.fraction, self.eps = p.moving_average_fraction, p.eps
         self.from_batch = not (p.use_global_stats if p.HasField("use_global_stats") else self.phase == pb.TEST)
         self.set_channels(bottom)
-        self.one = self.device.xp.ones(1, self.device.xp.float32)
         for shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(shape)
         for spec in self.param.param[:3]:
@@ -183,5 +183,4 @@ class BatchNormLayer(NormalizingLayer):
 
     def absorb(self, mean: Any, variance: Any, values: int) -> None:
         unbiased = values / (values - 1) if values > 1 else 1.0
-        for blob, new, factor in zip(self.blobs, (mean, variance, self.one), (1.0, unbiased, 1.0)):
-            self.k.linear(new, factor, blob.value.update(), self.fraction)
+        self.k.absorb_moments(mean, variance, unbiased, self.fraction, *[blob.value.update() for blob in self.blobs[:3]])

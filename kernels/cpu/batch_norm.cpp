@@ -146,6 +146,19 @@ void bind_batch_norm(py::module_& m) {
     const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(); Release _;
     moments(g, x, mean, var);
   }, nc("x"), nc("mean"), nc("var"), py::arg("grid"));
+  m.def("inverse_deviation", [](const Array& var_, float eps, Array& inverse_) {
+    const float* var = var_.data(); float* inverse = inverse_.mutable_data();
+    each(var_.size(), [=](long c) { inverse[c] = 1 / std::sqrt(var[c] + eps); });
+  }, nc("var"), py::arg("eps"), nc("inverse"));
+  // Stored sums of statistics, each of which keeps `fraction` of itself and takes a batch's; `unbiased` times its variance.
+  m.def("absorb_moments", [](const Array& mean_, const Array& var_, float unbiased, float fraction, Array& means_, Array& vars_, Array& count_) {
+    const float *mean = mean_.data(), *var = var_.data(); float *means = means_.mutable_data(), *vars = vars_.mutable_data(), *count = count_.mutable_data();
+    for (long c = 0, n = mean_.size(); c < n; ++c) {
+      means[c] = mean[c] + fraction * means[c];
+      vars[c] = unbiased * var[c] + fraction * vars[c];
+    }
+    count[0] = 1 + fraction * count[0];
+  }, nc("mean"), nc("var"), py::arg("unbiased"), py::arg("fraction"), nc("means"), nc("vars"), nc("count"));
   // BatchNorm, Scale and perhaps ReLU in one pass: h = (x - mean) * inverse, kept in `normal` if it is given, and
   // y = h * scale + shift, or 0 where that is less and `relu`.
   m.def("bn_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, const Array& scale_, const Array& shift_, py::object normal_, Array& y_, bool relu, const Shape& shape) {
@@ -189,10 +202,13 @@ void bind_batch_norm(py::module_& m) {
     each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * h[i]) * mf[c]; });
   }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), nc("dx"), py::arg("grid"));
   // y = (x - mean) * inverse
-  m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, const Shape& shape) {
-    const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data(); Release _;
-    each_of_channel(g, [=](long i, long c) { y[i] = (x[i] - mean[c]) * inv[c]; });
-  }, nc("x"), nc("mean"), nc("inverse"), nc("y"), py::arg("grid"));
+  // (x - mean) * inverse, also kept in `normal` if it is given.
+  m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, py::object normal_, const Shape& shape) {
+    const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data();
+    float* normal = normal_.is_none() ? nullptr : normal_.cast<Array>().mutable_data(); Release _;
+    if (normal) each_of_channel(g, [=](long i, long c) { normal[i] = y[i] = (x[i] - mean[c]) * inv[c]; });
+    else each_of_channel(g, [=](long i, long c) { y[i] = (x[i] - mean[c]) * inv[c]; });
+  }, nc("x"), nc("mean"), nc("inverse"), nc("y"), py::arg("normal"), py::arg("grid"));
   // dx = (dy - mean(dy) - mean(dy y) y) * inverse
   m.def("normalize_backward", [](const Array& y_, const Array& dy_, const Array& inverse_, Array& dx_, const Shape& shape) {
     const Grid g = grid(shape); const float *y = y_.data(), *dy = dy_.data(), *inv = inverse_.data(); float* dx = dx_.mutable_data(); Release _;

@@ -131,6 +131,18 @@ struct WeightFormat {
   void unpack(const Array& from, Array& to) const { Reorder().run(desc, from.data(), flat, to.mutable_data()); }
 };
 
+// While it lives, the library works on one thread, if `wanted`.
+class OneThread {
+ public:
+  explicit OneThread(bool wanted) : before_(wanted ? omp_get_max_threads() : 0) { if (before_) omp_set_num_threads(1); }
+  ~OneThread() { if (before_) omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
 class Convolution {
  public:
   // in: (N, C, spatial...), out: (N, K, spatial...); one kernel, stride, pad, dilation per spatial axis. After it, in this order:
@@ -138,6 +150,11 @@ class Convolution {
   Convolution(const Dims& in, const Dims& out, const Dims& kernel, const Dims& stride, const Dims& pad, const Dims& dilation,
               long groups, bool bias, int in_lanes, int out_lanes, bool add, std::optional<float> relu, const WeightFormat* format)
       : in_(activation(in, in_lanes)), out_(activation(out, out_lanes)), stride_(stride), pad_(pad), bias_(bias) {
+    double work = 2.0 * in[1] / groups;
+    for (auto n : out) work *= n;
+    for (auto n : kernel) work *= n;
+    small_ = work < kSmallWork;
+    const OneThread one(small_);
     Dims weights = groups > 1 ? Dims{groups, out[1] / groups, in[1] / groups} : Dims{out[1], in[1]};
     weights.insert(weights.end(), kernel.begin(), kernel.end());
     for (size_t a = 0; a < kernel.size(); ++a) {
@@ -177,6 +194,7 @@ class Convolution {
     if (bias_) forward_.set(DNNL_ARG_BIAS, b.cast<Array>().data());
     forward_.set(DNNL_ARG_DST, y.mutable_data());
     py::gil_scoped_release _;
+    const OneThread one(small_);
     forward_.run();
   }
 
@@ -189,6 +207,7 @@ class Convolution {
     const float *a = dy.data(), *b = w.data();
     float* c = dx.mutable_data();
     py::gil_scoped_release _;
+    const OneThread one(small_);
     if (!data_) {
       const auto pd = data_description();
       data_ = Step(pd, dnnl::convolution_backward_data(pd));
@@ -215,6 +234,7 @@ class Convolution {
     const float *a = x.data(), *b = dy.data();
     float *c = dw.mutable_data(), *d = bias_ ? db.cast<Array>().mutable_data() : nullptr;
     py::gil_scoped_release _;
+    const OneThread one(small_);
     if (!weights_) {
       const auto pd = weights_description();
       weights_ = Step(pd, convolution_backward_weights(pd));
@@ -250,12 +270,13 @@ class Convolution {
   convolution_backward_weights::primitive_desc weights_description() const {
     return {cpu(), algorithm::convolution_direct, in_, any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, pd_, attributes()};
   }
+  static constexpr double kSmallWork = 4e5;      // operations that take no longer than waking a second thread
   static constexpr int kAddend = DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1;
   static primitive_attr attributes() { primitive_attr a; a.set_scratchpad_mode(scratchpad_mode::user); return a; }
 
   memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
   Dims stride_, pad_, pad_end_, dilation_;
-  bool bias_;
+  bool bias_, small_;
   convolution_forward::primitive_desc pd_;
   WeightFormat format_;
   Step forward_;

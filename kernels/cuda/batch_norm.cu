@@ -18,8 +18,22 @@ extern "C" __global__ void channel_moments(const float* x, float* mean, float* v
   if (threadIdx.x == 0) { mean[c] = average; var[c] = variance; }
 }
 
-extern "C" __global__ void normalize_forward(const float* x, const float* mean, const float* inverse, float* y, int channels, int spatial, long n) {
-  BREW_EACH(i, n) { const int c = (int)(i / spatial % channels); y[i] = (x[i] - mean[c]) * inverse[c]; }
+extern "C" __global__ void inverse_deviation(const float* var, float eps, float* inverse, long n) { BREW_EACH(c, n) inverse[c] = 1 / sqrtf(var[c] + eps); }
+
+extern "C" __global__ void absorb_moments(const float* mean, const float* var, float unbiased, float fraction, float* means, float* vars, float* count, long n) {
+  BREW_EACH(c, n) {
+    means[c] = mean[c] + fraction * means[c];
+    vars[c] = unbiased * var[c] + fraction * vars[c];
+    if (c == 0) count[0] = 1 + fraction * count[0];
+  }
+}
+
+extern "C" __global__ void normalize_forward(const float* x, const float* mean, const float* inverse, float* y, float* normal, int channels, int spatial, long n) {
+  BREW_EACH(i, n) {
+    const int c = (int)(i / spatial % channels);
+    y[i] = (x[i] - mean[c]) * inverse[c];
+    if (normal) normal[i] = y[i];
+  }
 }
 
 extern "C" __global__ void normalize_backward(const float* y, const float* dy, const float* inverse, float* dx, int outer, int channels, int spatial) {
