@@ -11,51 +11,69 @@ namespace BREW_ISA {
 
 constexpr long kChunk = 64;      // lanes summed at a time
 constexpr long kPixels = 4096;   // of a lane, whose sum is a float
+constexpr long kChains = 4;      // sums that take turns, for each addition waits for the one before
 
-// out[k][c] = sum over images and space of the k-th value of f(element, channel).
-template <int K, class F>
-void channel_sums(const Grid& g, double* out, F shared) {
+// row[l * K + k] += sum over a plane, the image n of block b, of the k-th of K functions f(element, lane), for the `width` lanes
+// from l0.
+template <class... F>
+inline void plane_sums(const Grid& g, long n, long b, long l0, long width, double* row, const F&... f) {
+  constexpr int K = sizeof...(F);
+  const long first = (n * g.blocks + b) * g.spatial * g.lanes;
+  if (g.lanes == 1) {
+    int k = 0;
+    const auto sum = [&](const auto& f) {
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (long s = 0; s < g.spatial; ++s) sum += f(first + s, 0);
+      row[k++] += sum;
+    };
+    (sum(f), ...);
+    return;
+  }
+  for (long s0 = 0; s0 < g.spatial; s0 += kPixels) {
+    float sums[kChains][K][kChunk] = {};
+    for (long s = s0; s < std::min(s0 + kPixels, g.spatial); ++s) {
+      const long at = first + s * g.lanes + l0;
+      auto& mine = sums[s % kChains];
+#pragma omp simd
+      for (long l = 0; l < width; ++l) {
+        int k = 0;
+        ((mine[k++][l] += f(at + l, l0 + l)), ...);
+      }
+    }
+    for (const auto& chain : sums)
+      for (long l = 0; l < width; ++l)
+        for (int k = 0; k < K; ++k) row[l * K + k] += chain[k][l];
+  }
+}
+
+// f(element, lane) for the `width` lanes from l0 of a plane.
+template <class F>
+inline void each_of_plane(const Grid& g, long n, long b, long l0, long width, const F& f) {
+  const long first = (n * g.blocks + b) * g.spatial * g.lanes;
+  if (g.lanes == 1) {
+#pragma omp simd
+    for (long s = 0; s < g.spatial; ++s) f(first + s, 0);
+  } else {
+    for (long s = 0; s < g.spatial; ++s) {
+#pragma omp simd
+      for (long l = l0; l < l0 + width; ++l) f(first + s * g.lanes + l, l);
+    }
+  }
+}
+
+// out[k][c] = sum over images and space of the k-th function, f(element, channel).
+template <class... F>
+void channel_sums(const Grid& g, double* out, F... shared) {
+  constexpr int K = sizeof...(F);
   std::vector<double> rows((size_t)g.outer * g.channels * K);
 #pragma omp parallel for collapse(2) if (g.size() > kGrain)
   for (long n = 0; n < g.outer; ++n)
     for (long b = 0; b < g.blocks; ++b) {
-      const long first = (n * g.blocks + b) * g.spatial * g.lanes;
-      double* row = rows.data() + (n * g.channels + b * g.lanes) * K;
-      const F f = shared;                          // see each() in cpu.h
-      if (g.lanes == 1) {
-        float sums[K] = {};
-        if constexpr (K == 1) {
-          float s0 = 0;
-#pragma omp simd reduction(+ : s0)
-          for (long s = 0; s < g.spatial; ++s) { float v[1]; f(first + s, b, v); s0 += v[0]; }
-          sums[0] = s0;
-        } else {
-          float s0 = 0, s1 = 0;
-#pragma omp simd reduction(+ : s0, s1)
-          for (long s = 0; s < g.spatial; ++s) { float v[2]; f(first + s, b, v); s0 += v[0]; s1 += v[1]; }
-          sums[0] = s0; sums[1] = s1;
-        }
-        for (int k = 0; k < K; ++k) row[k] = sums[k];
-        continue;
-      }
       const long used = g.lanes_of(b);
-      for (long l0 = 0; l0 < used; l0 += kChunk) {
-        const long width = std::min(kChunk, used - l0);
-        for (long s0 = 0; s0 < g.spatial; s0 += kPixels) {
-          float sums[K][kChunk] = {};
-          for (long s = s0; s < std::min(s0 + kPixels, g.spatial); ++s) {
-            const long at = first + s * g.lanes + l0;
-#pragma omp simd
-            for (long l = 0; l < width; ++l) {
-              float v[K];
-              f(at + l, b * g.lanes + l0 + l, v);
-              for (int k = 0; k < K; ++k) sums[k][l] += v[k];
-            }
-          }
-          for (long l = 0; l < width; ++l)
-            for (int k = 0; k < K; ++k) row[(l0 + l) * K + k] += sums[k][l];
-        }
-      }
+      for (long l0 = 0; l0 < used; l0 += kChunk)
+        plane_sums(g, n, b, l0, std::min(kChunk, used - l0), rows.data() + (n * g.channels + b * g.lanes + l0) * K,
+                   [f = shared, c = b * g.lanes](long i, long l) { return f(i, c + l); }...);
     }
   for (int k = 0; k < K; ++k)
     for (long c = 0; c < g.channels; ++c) {
@@ -95,19 +113,21 @@ void moments(const Grid& g, const float* x, float* mean, float* var) {
         }
         for (long l0 = 0; l0 < used; l0 += kChunk) {
           const long width = std::min(kChunk, used - l0);
-          float average[kChunk] = {}, squares[kChunk] = {};
+          float sums[kChains][kChunk] = {}, squares[kChains][kChunk] = {}, average[kChunk];
           for (long s = s0; s < s1; ++s) {
             const float* v = plane + s * g.lanes + l0;
+            float* mine = sums[s % kChains];
 #pragma omp simd
-            for (long l = 0; l < width; ++l) average[l] += v[l];
+            for (long l = 0; l < width; ++l) mine[l] += v[l];
           }
-          for (long l = 0; l < width; ++l) average[l] /= m;
+          for (long l = 0; l < width; ++l) average[l] = (sums[0][l] + sums[1][l] + sums[2][l] + sums[3][l]) / m;
           for (long s = s0; s < s1; ++s) {
             const float* v = plane + s * g.lanes + l0;
+            float* mine = squares[s % kChains];
 #pragma omp simd
-            for (long l = 0; l < width; ++l) { const float d = v[l] - average[l]; squares[l] += d * d; }
+            for (long l = 0; l < width; ++l) { const float d = v[l] - average[l]; mine[l] += d * d; }
           }
-          for (long l = 0; l < width; ++l) merge(row[l0 + l], s0, average[l], squares[l], m);
+          for (long l = 0; l < width; ++l) merge(row[l0 + l], s0, average[l], squares[0][l] + squares[1][l] + squares[2][l] + squares[3][l], m);
         }
       }
     }
@@ -126,18 +146,80 @@ void each_of_channel(const Grid& g, F shared) {
   for (long n = 0; n < g.outer; ++n)
     for (long b = 0; b < g.blocks; ++b) {
       const F f = shared;                          // see each() in cpu.h
-      const long first = (n * g.blocks + b) * g.spatial * g.lanes, used = g.lanes_of(b);
-      if (g.lanes == 1) {
-#pragma omp simd
-        for (long s = 0; s < g.spatial; ++s) f(first + s, b);
-      } else {
-        for (long s = 0; s < g.spatial; ++s) {
-#pragma omp simd
-          for (long l = 0; l < used; ++l) f(first + s * g.lanes + l, b * g.lanes + l);
-        }
-      }
+      each_of_plane(g, n, b, 0, g.lanes_of(b), [=](long i, long l) { f(i, b * g.lanes + l); });
     }
 }
+
+// The gradients of y = h * scale + shift, then 0 where that is less if y is given, with h = (x - mean) * inverse by the
+// batch's own moments: dx, and what is added to dscale and dshift. A thread takes some channels through all images, so that
+// their planes are still in its cache when the sums over them are known; only where channels are few, threads share images.
+struct Gradient {
+  const Grid g;
+  const float *y, *h, *dy, *scale, *inverse;
+  float *dscale, *dshift, *dx;
+
+  struct Unit { long block, lane, width; };
+  struct Factors { float mean[kChunk], slope[kChunk], factor[kChunk]; };
+
+  void sums(const Unit& u, long n, double* row) const {
+    const float *y = this->y, *h = this->h, *dy = this->dy;
+    const auto add = [&](auto passed) { plane_sums(g, n, u.block, u.lane, u.width, row, [=](long i, long) { return passed(i); }, [=](long i, long) { return passed(i) * h[i]; }); };
+    if (y) add([=](long i) { return relu_grad(y[i], dy[i], 0); });
+    else add([=](long i) { return dy[i]; });
+  }
+
+  // From each image's sums; they are added in their order, whoever made them.
+  Factors factors(const Unit& u, const double* rows) const {
+    Factors f;
+    const double share = 1.0 / ((double)g.outer * g.spatial);
+    for (long l = 0; l < u.width; ++l) {
+      const long c = u.block * g.lanes + u.lane + l;
+      double a = 0, b = 0;
+      for (long n = 0; n < g.outer; ++n) { a += rows[(n * kChunk + l) * 2]; b += rows[(n * kChunk + l) * 2 + 1]; }
+      if (dshift) dshift[c] += (float)a;
+      if (dscale) dscale[c] += (float)b;
+      f.mean[l] = (float)(a * share);
+      f.slope[l] = (float)(b * share);
+      f.factor[l] = scale ? scale[c] * inverse[c] : inverse[c];
+    }
+    return f;
+  }
+
+  void result(const Unit& u, long n, const Factors& f) const {
+    const float *y = this->y, *h = this->h, *dy = this->dy, *mean = f.mean - u.lane, *slope = f.slope - u.lane, *factor = f.factor - u.lane;
+    float* dx = this->dx;
+    const auto put = [&](auto passed) { each_of_plane(g, n, u.block, u.lane, u.width, [=](long i, long l) { dx[i] = (passed(i) - mean[l] - slope[l] * h[i]) * factor[l]; }); };
+    if (y) put([=](long i) { return relu_grad(y[i], dy[i], 0); });
+    else put([=](long i) { return dy[i]; });
+  }
+
+  void run() const {
+    const long chunk = g.blocks > 1 ? kChunk : std::min(kChunk, std::max(16L, g.lanes / 4));
+    std::vector<Unit> units;
+    for (long b = 0; b < g.blocks; ++b)
+      for (long l = 0; l < g.lanes_of(b); l += chunk) units.push_back({b, l, std::min(chunk, g.lanes_of(b) - l)});
+    const long many = (long)units.size();
+    const auto all = [&](const Unit& u, std::vector<double>& rows, bool share) {
+      rows.assign(g.outer * kChunk * 2, 0);
+#pragma omp parallel for if (share)
+      for (long n = 0; n < g.outer; ++n) sums(u, n, rows.data() + n * kChunk * 2);
+      const Factors f = factors(u, rows.data());
+#pragma omp parallel for if (share)
+      for (long n = 0; n < g.outer; ++n) result(u, n, f);
+    };
+    if (g.size() > kGrain && many >= omp_get_max_threads()) {
+#pragma omp parallel
+      {
+        std::vector<double> rows;
+#pragma omp for
+        for (long k = 0; k < many; ++k) all(units[k], rows, false);
+      }
+    } else {
+      std::vector<double> rows;
+      for (const Unit& u : units) all(u, rows, g.size() > kGrain);
+    }
+  }
+};
 
 void bind_batch_norm(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
@@ -176,32 +258,13 @@ void bind_batch_norm(py::module_& m) {
     if (normal) relu ? run(Yes(), Yes()) : run(Yes(), No());
     else relu ? run(No(), Yes()) : run(No(), No());
   }, nc("x"), nc("mean"), nc("inverse"), nc("scale"), nc("shift"), py::arg("normal"), nc("y"), py::arg("relu"), py::arg("grid"));
-  // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to. What
-  // the ReLU lets through is written to dx first: in one pass with the sums it did not vectorise (50 ms where this takes 20).
+  // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to.
   m.def("bn_backward", [](py::object y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, py::object dscale_, py::object dshift_, Array& dx_, const Shape& shape) {
-    const Grid g = grid(shape);
-    const float *h = normal_.data(), *dy = dy_.data(), *scale = scale_.data(), *inv = inverse_.data(), *y = y_.is_none() ? nullptr : y_.cast<Array>().data();
     const auto optional = [](py::object& o) { return o.is_none() ? nullptr : o.cast<Array>().mutable_data(); };
-    float *dscale = optional(dscale_), *dshift = optional(dshift_), *dx = dx_.mutable_data(); const long n = dx_.size(); Release _;
-    if (y) {
-      each(n, [=](long i) { dx[i] = relu_grad(y[i], dy[i], 0); });
-      dy = dx;
-    }
-    std::vector<double> sums(2 * g.channels);
-    channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * h[i]; });
-    std::vector<float> a(g.channels), b(g.channels), f(g.channels);
-    const double share = 1.0 / ((double)g.outer * g.spatial);
-    for (long c = 0; c < g.channels; ++c) {
-      if (dshift) dshift[c] += (float)sums[c];
-      if (dscale) dscale[c] += (float)sums[g.channels + c];
-      a[c] = (float)(sums[c] * share);
-      b[c] = (float)(sums[g.channels + c] * share);
-      f[c] = scale[c] * inv[c];
-    }
-    const float *ma = a.data(), *mb = b.data(), *mf = f.data();
-    each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * h[i]) * mf[c]; });
+    const Gradient gradient{grid(shape), optional(y_), normal_.data(), dy_.data(), scale_.data(), inverse_.data(), optional(dscale_), optional(dshift_), dx_.mutable_data()};
+    Release _;
+    gradient.run();
   }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), nc("dx"), py::arg("grid"));
-  // y = (x - mean) * inverse
   // (x - mean) * inverse, also kept in `normal` if it is given.
   m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, py::object normal_, const Shape& shape) {
     const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data();
@@ -211,14 +274,9 @@ void bind_batch_norm(py::module_& m) {
   }, nc("x"), nc("mean"), nc("inverse"), nc("y"), py::arg("normal"), py::arg("grid"));
   // dx = (dy - mean(dy) - mean(dy y) y) * inverse
   m.def("normalize_backward", [](const Array& y_, const Array& dy_, const Array& inverse_, Array& dx_, const Shape& shape) {
-    const Grid g = grid(shape); const float *y = y_.data(), *dy = dy_.data(), *inv = inverse_.data(); float* dx = dx_.mutable_data(); Release _;
-    std::vector<double> sums(2 * g.channels);
-    channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * y[i]; });
-    std::vector<float> a(g.channels), b(g.channels);
-    const double share = 1.0 / ((double)g.outer * g.spatial);
-    for (long c = 0; c < g.channels; ++c) { a[c] = (float)(sums[c] * share); b[c] = (float)(sums[g.channels + c] * share); }
-    const float *ma = a.data(), *mb = b.data();
-    each_of_channel(g, [=](long i, long c) { dx[i] = (dy[i] - ma[c] - mb[c] * y[i]) * inv[c]; });
+    const Gradient gradient{grid(shape), nullptr, y_.data(), dy_.data(), nullptr, inverse_.data(), nullptr, nullptr, dx_.mutable_data()};
+    Release _;
+    gradient.run();
   }, nc("y"), nc("dy"), nc("inverse"), nc("dx"), py::arg("grid"));
   // The learned slopes of PReLU, one for each channel.
   m.def("prelu_forward", [](const Array& x_, const Array& slope_, Array& y_, const Shape& shape) {
@@ -232,7 +290,7 @@ void bind_batch_norm(py::module_& m) {
   m.def("prelu_slopes", [](const Array& x_, const Array& dy_, Array& dslope_, const Shape& shape) {
     const Grid g = grid(shape); const float *x = x_.data(), *dy = dy_.data(); float* dslope = dslope_.mutable_data(); Release _;
     std::vector<double> sums(g.channels);
-    channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = x[i] > 0 ? 0.0f : dy[i] * x[i]; });
+    channel_sums(g, sums.data(), [=](long i, long) { return x[i] > 0 ? 0.0f : dy[i] * x[i]; });
     for (long c = 0; c < g.channels; ++c) dslope[c] += (float)sums[c];
   }, nc("x"), nc("dy"), nc("dslope"), py::arg("grid"));
   // y = x * scale + bias; either may be absent
@@ -251,8 +309,8 @@ void bind_batch_norm(py::module_& m) {
     float* db = dbias_.is_none() ? nullptr : dbias_.cast<Array>().mutable_data();
     const float* x = ds ? x_.cast<Array>().data() : nullptr; Release _;
     std::vector<double> sums(2 * g.channels);
-    if (x) channel_sums<2>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; v[1] = dy[i] * x[i]; });
-    else channel_sums<1>(g, sums.data(), [=](long i, long, float* v) { v[0] = dy[i]; });
+    if (x) channel_sums(g, sums.data(), [=](long i, long) { return dy[i]; }, [=](long i, long) { return dy[i] * x[i]; });
+    else channel_sums(g, sums.data(), [=](long i, long) { return dy[i]; });
     for (long c = 0; c < g.channels; ++c) {
       if (db) db[c] += (float)sums[c];
       if (ds) ds[c] += (float)sums[g.channels + c];
