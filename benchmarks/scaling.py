@@ -37,11 +37,14 @@ def main() -> None:
         batch = NETS[name][0][0]
         ms = measure({str(n): with_threads(name, batch, n) for n in (1, args.threads)}, args.rounds, 1)
         print(f"| {name} {batch} | {ms['1']:.1f} | {ms[str(args.threads)]:.1f} | {ms['1'] / ms[str(args.threads)]:.2f} |", flush=True)
-    print(f"\nms per image, {args.threads} threads\n\n| net | " + " | ".join(f"batch {n}" for n in args.batch) + " | most / least |\n" + "| --- " * (len(args.batch) + 2) + "|")
+    first, *more = args.batch
+    print(f"\nms per image, {args.threads} threads, each batch beside a batch of {first}\n\n| net | " + " | ".join(f"batch {n}" for n in args.batch) + " |\n" + "| --- " * (len(args.batch) + 1) + "|")
     for name in args.nets:
-        ms = measure({str(n): with_threads(name, n, args.threads) for n in args.batch}, args.rounds, 1)
-        each = [ms[str(n)] / n for n in args.batch]
-        print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in each) + f" | {max(each) / min(each):.2f} |", flush=True)
+        cells = []
+        for n in more:                                             # two at a time: all together need more memory than there is
+            ms = measure({str(k): with_threads(name, k, args.threads) for k in (first, n)}, args.rounds, 1)
+            cells.append((ms[str(first)] / first, ms[str(n)] / n))
+        print(f"| {name} | {cells[0][0]:.2f} | " + " | ".join(f"{b:.2f} ({b / a:.2f} times)" for a, b in cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

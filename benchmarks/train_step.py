@@ -1,6 +1,6 @@
 """Train steps of brew beside PyTorch's on the same cores: forward, backward, update; random data, no input pipeline.
 
-    pip install '.[bench]' && python benchmarks/train_step.py [--rounds 9] [--threads 2] [lenet resnet50 ...]
+    pip install '.[bench]' && python benchmarks/train_step.py [--rounds 9] [--threads 2] [--no-compile] [lenet resnet50 ...]
 
 Rounds are interleaved (brew, eager, channels_last, brew, ...), each a few steps long; the figures are medians of rounds.
 """
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", default=[])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     brew.set_threads(args.threads)
@@ -116,7 +117,7 @@ def main() -> None:
     for name in args.nets or NETS:
         shape, length = NETS[name]
         steps = {"brew": brew_step(name, shape), "eager": torch_step(name, shape, False), "last": torch_step(name, shape, True)}
-        if name in COMPILED:
+        if name in COMPILED and not args.no_compile:
             steps["compiled"] = torch_step(name, shape, True, compiled=True)
         ms = measure(steps, args.rounds, length)
         ratios.append((ms["eager"] / ms["brew"], min(ms[k] for k in ms if k != "brew") / ms["brew"]))

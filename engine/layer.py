@@ -120,6 +120,10 @@ class Layer:
         """Whether force_backward asks for the gradient of this bottom: not for labels and the like."""
         return True
 
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        """The blobs whose values backward looks at (or in whose layout it works): training may give the memory of others on."""
+        return [*bottom, *top, *self.private_blobs]
+
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
         return 0

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable
 from math import prod
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 
 from . import device
+from .errors import NetError
 from .layout import PLAIN
 from .pool import POOL
 
@@ -199,3 +201,14 @@ class Memory:
             store.read(PLAIN)
         elif PLAIN in store.newest:
             store.write(PLAIN)
+
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """The method, without keeping its net alive: a store holds it as `lost`, and a net that held itself would be freed late."""
+    method_of = WeakMethod(method)
+
+    def call() -> None:
+        found = method_of()
+        if found is None:
+            raise NetError("the net of this blob is gone, and its memory had been given to others")
+        found()
+    return call

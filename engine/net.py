@@ -15,8 +15,10 @@ from ..proto import read_net, strip_positions, to_text
 from . import device, weights
 from .arena import Arena
 from .blob import Blob
+from .debug_info import log_backward, log_forward
 from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
+from .memory import weakly
 from .passes import filter_layers, insert_splits, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
@@ -59,7 +61,8 @@ class Net:
         self._bottom_ids: list[list[int]] = []
         self._top_ids: list[list[int]] = []
         numbers: dict[str, int] = {}
-        memory = 0
+        stores: dict[int, int] = {}                            # bytes of values
+        memory = 0                                             # as Caffe counts it, layers in place included
         if log.isEnabledFor(logging.INFO):
             log.info("Initializing net from parameters: \n%s", to_text(self.param))
         for p in param.layer:
@@ -93,8 +96,11 @@ class Net:
                 if weight:
                     log.info("    with loss weight %g", weight)
             log.info("Memory required for data: %d", memory)
-            if not Layer.dry:
-                check_memory(p, memory * (2 if self.phase == pb.TRAIN else 1), "the net up to here" + (", with gradients," if self.phase == pb.TRAIN else ""))
+            stores.update({id(blob.value.store): 4 * blob.count for blob in top})
+            if not Layer.dry and self.phase == pb.TRAIN:       # all values are kept; gradients take turns
+                check_memory(p, sum(stores.values()), "the net up to here")
+            elif not Layer.dry:
+                check_memory(p, 4 * sum(blob.count for blob in {*bottom, *top}), "this layer, with what it reads and makes,")
             self.layers.append(layer)
             self._layer_names.append(p.name)
             self._bottom_ids.append(bottoms)
@@ -110,10 +116,11 @@ class Net:
         self.learnable = share_parameters(self.layers, self._layer_names)
         self.arena: Arena | None = None
         self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
-        self._forward_steps: list[Step] | None = None
+        self._forward_steps: dict[bool, list[Step]] = {}       # by whether memory is released
         self._backward_steps: dict[bool, list[Step]] = {}
         self.fusions: dict[int, list[int]] = {}
-        self.keep_gradients = True
+        self.keep_blobs = True                                 # after a training step: read by the solver, which clears it for its own net
+        self._look_test, self._look_training = weakly(self._restore_values), weakly(self._not_kept)
         self._steps = [single_step(self, i) for i in range(len(self.layers))]
         self._keep_values = True
         self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
@@ -155,7 +162,7 @@ class Net:
         before = [top.value.store for top in self.tops[i]]
         self.layers[i].reshape(self.bottoms[i], self.tops[i])
         if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
-            self._forward_steps, self._backward_steps = None, {}
+            self._forward_steps, self._backward_steps = {}, {}
         self._shapes[i] = shapes
         return True
 
@@ -177,7 +184,7 @@ class Net:
 
     @keep_values.setter
     def keep_values(self, keep: bool) -> None:
-        self._keep_values, self._forward_steps = keep, None
+        self._keep_values, self._forward_steps = keep, {}
         for layer, runs in zip(self.layers, self._run_backward):
             layer.runs_backward = runs and keep
         self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids, hide=not keep)
@@ -188,23 +195,25 @@ class Net:
         self.keep_values = True
         self._run([step for step in self._whole_forward() if self.bottoms[step.first] and self.tops[step.last]])
 
-    def _no_gradients(self) -> None:
-        raise NetError("the gradient of this blob was not kept: in training, memory goes on to other blobs' gradients"
-                       "\n  set solver.net.keep_gradients = True before the step to look at them after it")
+    def _not_kept(self) -> None:
+        raise NetError("this blob was not kept: in training, memory goes on to others as soon as nothing needs it any more"
+                       "\n  set solver.net.keep_blobs = True before the step to look at values and gradients after it")
 
-    def _whole_forward(self) -> list[Step]:
-        if self._forward_steps is None:
-            if not self.keep_values:
+    def _whole_forward(self, keep: bool = True) -> list[Step]:
+        release = not (keep and self.keep_values)
+        if release not in self._forward_steps:
+            if release:
                 self.reshape()
-            self._forward_steps = forward_steps(self, release=not self.keep_values)
-        return self._forward_steps
+            self._forward_steps[release] = forward_steps(self, self._run_backward if self.keep_values else [False] * len(self.layers), release)
+        return self._forward_steps[release]
 
-    def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False) -> float:
-        """Layers start..end (both included) forward; returns the loss. Whole runs fuse layers, and in TEST reuse memory."""
+    def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False, keep: bool = True) -> float:
+        """Layers start..end (both included) forward; returns the loss. Whole runs fuse layers; in TEST, and without `keep`, they
+        give the memory of values on that neither another layer nor backward needs."""
         device.activate(self.device)
         end = len(self.layers) - 1 if end is None else end
         if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
-            return self._run(self._whole_forward())
+            return self._run(self._whole_forward(keep))
         return self._run(self._steps[start:end + 1], debug)
 
     def _run(self, steps: list[Step], debug: bool = False) -> float:
@@ -225,16 +234,16 @@ class Net:
             else:
                 layer.forward(bottom, top)
             for blob in step.hidden:
-                blob.value.store.give_up(self._restore_values)
+                blob.value.store.give_up(self._look_test)
             if any(layer.loss_weights):
                 loss += layer.loss(top)
             for hook in self._hooks["after_forward"]:
                 hook(i)
             if debug:
-                self._log_forward(i)
-            if step.done and self._forward_steps is steps:       # no shape has changed since the plan was made
+                log_forward(self, i)
+            if step.done and self._forward_steps.get(True) is steps:       # no shape has changed since the plan was made
                 for store in step.done:
-                    store.give_up(self._restore_values)
+                    store.give_up(self._look_training if self.keep_values else self._look_test)
         return loss
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
@@ -261,9 +270,9 @@ class Net:
             for hook in self._hooks["after_backward"]:
                 hook(i)
             if debug:
-                self._log_backward(i)
+                log_backward(self, i)
             for store in step.done:
-                store.give_up(self._no_gradients)
+                store.give_up(self._look_training)
 
     def output_values(self) -> dict[str, np.ndarray]:
         """The present values of each output, flat, in double precision."""
@@ -303,24 +312,10 @@ class Net:
                     fail(layer.param, f"its parameter {k} holds values that are not finite; the loss is {loss}"
                          "\n  the update before this iteration diverged: lower base_lr, or set clip_gradients", error=SolverError)
             for number, blob in zip(names, top):
-                if not bool(self.device.xp.isfinite(blob.value.read()).all()):
+                if blob.value.store.lost is None and not bool(self.device.xp.isfinite(blob.value.read()).all()):
                     fail(layer.param, f'is the first whose result, blob "{self._blob_names[number]}", is not finite; the loss is {loss}'
                          "\n  lower base_lr, set clip_gradients, or look at the data it reads", error=SolverError)
         raise SolverError(f"the loss is {loss}, and every blob is finite: its sum overflows")
-
-    def _log_forward(self, i: int) -> None:
-        for number, blob in zip(self._top_ids[i], self.tops[i]):
-            log.info("    [Forward] Layer %s, top blob %s data: %g", self._layer_names[i], self._blob_names[number], _magnitude(blob.value))
-        for k, blob in enumerate(self.layers[i].blobs):
-            log.info("    [Forward] Layer %s, param blob %s data: %g", self._layer_names[i], self.param_name(i, k), _magnitude(blob.value))
-
-    def _log_backward(self, i: int) -> None:
-        for j, (number, blob) in enumerate(zip(self._bottom_ids[i], self.bottoms[i])):
-            if self._down[i][j]:
-                log.info("    [Backward] Layer %s, bottom blob %s diff: %g", self._layer_names[i], self._blob_names[number], _magnitude(blob.gradient))
-        for k, blob in enumerate(self.layers[i].blobs):
-            if self.layers[i].param_propagate_down[k]:
-                log.info("    [Backward] Layer %s, param blob %s diff: %g", self._layer_names[i], self.param_name(i, k), _magnitude(blob.gradient))
 
     def param_name(self, layer: int, index: int) -> str:
         """What logs call a parameter: its own name, or its number."""
@@ -442,9 +437,3 @@ class Net:
         proto.layer.extend([layer.to_proto(with_diff) for layer in self.layers])
         strip_positions(proto)
         return proto
-
-
-def _magnitude(memory: Any) -> float:
-    """The mean of the absolute values."""
-    array = memory.read()
-    return float(abs(array).mean()) if array.size else 0.0

@@ -63,9 +63,9 @@ def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops:
     return plan
 
 
-def forward_steps(net: Any, release: bool) -> list[Step]:
-    """All layers in order. With `release`, values are given up after their last reader: all but the net's outputs and what
-    layers without bottoms bring."""
+def forward_steps(net: Any, runs: Sequence[bool], release: bool) -> list[Step]:
+    """All layers in order. With `release`, values are given up after their last reader, backward included (`runs` says which
+    layers run it): all but the net's outputs and what layers without bottoms bring."""
     steps: list[Step] = []
     for i in range(len(net.layers)):
         if not steps or i > steps[-1].last:
@@ -73,7 +73,8 @@ def forward_steps(net: Any, release: bool) -> list[Step]:
     if not release:
         return steps
     kept = {id(net.blobs[name].value.store) for name in net.outputs}
-    kept |= {id(top.value.store) for bottoms, tops in zip(net.bottoms, net.tops) if not bottoms for top in tops}
+    for layer, bottoms, tops, backward in zip(net.layers, net.bottoms, net.tops, runs):
+        kept |= {id(blob.value.store) for blob in (*(tops if not bottoms else ()), *(layer.backward_reads(bottoms, tops) if backward else ()))}
     return _with_releases(steps, net, "value", kept)
 
 

@@ -108,6 +108,9 @@ class NormalizingLayer(Layer):
         else:
             self.k.normalize_forward(x, mean, inverse, y, normal, self.grid)
 
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return ()                                                   # it keeps what it needs
+
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         affine = self.own()
         wanted = [self.param_propagate_down[k] for k in self.learned] if self.learned is not None else []

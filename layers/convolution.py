@@ -62,7 +62,8 @@ class ConvolutionLayer(SlidingLayer):
 
     kernel_size, stride, pad, dilation   pixels; once, or once per spatial axis; or the _h and _w forms for two axes.
     group     channels and outputs are cut into so many parts that do not see each other; must divide both.
-    engine    ONEDNN, or CAFFE (im2col and a matrix product); DEFAULT takes the first where it can serve.
+    engine    ONEDNN (its direct kernels), or CAFFE (im2col and a matrix product). DEFAULT takes the fastest that can serve:
+              brew's own Winograd kernels for 3 x 3 with stride 1, else the two in this order.
     axis      the channel axis (default 1): axes before it are batch, those after it spatial.
     """
 
@@ -138,6 +139,9 @@ class ConvolutionLayer(SlidingLayer):
                 self.engine.backward_weights(x, y)
             if down:
                 self.engine.backward_data(y, x)
+
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return bottom
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return 2 * sum(t.count for t in top) * self.channels // self.groups * prod(self.kernel)

@@ -75,6 +75,9 @@ class EltwiseLayer(Layer):
             for i, x in enumerate(xs):
                 self.k.maximum(x, y, self.winner, i)
 
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return () if self.operation == "sum" else [*bottom, *top]
+
     def backward_fused(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob], following: Sequence[Any]) -> None:
         if not all(propagate_down):
             following[0].backward(top, [True], top)

@@ -1,6 +1,7 @@
 """InnerProduct: every output is a weighted sum of all inputs."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from ..engine.blob import Blob
@@ -59,6 +60,9 @@ class InnerProductLayer(Layer):
             self.k.scale_gradients(None, dy, None, bias[0].gradient.adding(), (rows, outputs, 1, 1, outputs))
         if propagate_down[0]:
             self.device.gemm(False, self.transposed, rows, inputs, outputs, dy, w.value.read(), bottom[0].gradient.write(), 0.0)
+
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return bottom
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return 2 * self.rows * self.outputs * self.inputs

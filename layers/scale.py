@@ -1,6 +1,7 @@
 """Scale and Bias: multiply by, and add, something with fewer axes."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.blob import Blob
@@ -86,6 +87,9 @@ class ScaleLayer(BroadcastLayer):
         if bottom[0] is top[0]:
             self.remember(x, layout, bottom[0].shape)                # the gradient of the scale needs it
         self.k.scale_forward(x, self.operand(bottom).value.read(), self.bias.value.read() if self.bias is not None else None, top[0].value.write(layout), grid)
+
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return bottom[1:] if bottom[0] is top[0] else bottom        # in place, it remembers what it needs
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         source = self.before if bottom[0] is top[0] else bottom[0].value

@@ -93,5 +93,8 @@ class SeparableConvolutionLayer(Layer):
     def activates(self) -> bool:
         return self.param.separable_convolution_param.activation == pb.SeparableConvolutionParameter.RELU
 
+    def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
+        return [*bottom, self.between]
+
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return self.depthwise.flops(bottom, [self.between]) + self.pointwise.flops([self.between], top)

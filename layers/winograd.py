@@ -56,4 +56,6 @@ class Winograd:
         POOL.give(u)
 
     def backward_weights(self, x: Any, dy: Any, dw: Any, db: Any, beta: float) -> None:
-        cpu.winograd_backward_weights(x, dy, dw, db, beta, self.shape)
+        memory = POOL.take(cpu.winograd_gradient_memory(self.shape))
+        cpu.winograd_backward_weights(x, dy, memory, dw, db, beta, self.shape)
+        POOL.give(memory)

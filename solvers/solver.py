@@ -58,6 +58,7 @@ class Solver:
     histories = 0
     by_parameter = False
     takes_momentum = True
+    net_class = Net
 
     def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
         self.file = file if isinstance(source, pb.SolverParameter) else str(source)
@@ -74,7 +75,7 @@ class Solver:
         self.l1 = p.regularization_type == "L1"
         self.net = self._make_net(self._train_net(), p.train_state, pb.TRAIN, "training")
         self.test_nets = [self._make_net(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
-        self.net.keep_gradients = False
+        self.net.keep_blobs = False
         for net in self.test_nets:
             net.share_with(self.net)
         self.arena = self.net.gather_parameters()
@@ -145,7 +146,7 @@ class Solver:
         net.CopyFrom(param)
         net.state.CopyFrom(merged)
         phase = state.phase if state.HasField("phase") else param.state.phase if param.state.HasField("phase") else phase
-        return Net(net, phase, level=merged.level, seed=self.seed)
+        return self.net_class(net, phase, level=merged.level, seed=self.seed)
 
     def load_weights(self, path: str) -> None:
         """Copy a caffemodel into the train net, which the test nets share; their own layers get theirs."""
@@ -189,8 +190,8 @@ class Solver:
             debug = show and (p.debug_info or self.net.param.debug_info)
             loss = 0.0
             for _ in range(p.iter_size):
-                loss += self.net.run_forward(debug=debug)
-                self.net.run_backward(debug=debug, keep=self.net.keep_gradients)
+                loss += self.net.run_forward(debug=debug, keep=self.net.keep_blobs)
+                self.net.run_backward(debug=debug, keep=self.net.keep_blobs)
             loss /= p.iter_size
             self.net.check_finite(loss)
             self.losses = [*self.losses, loss][-p.average_loss:]

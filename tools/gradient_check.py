@@ -59,6 +59,10 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
     for top, w in zip(tops, weights):
         top.diff[...] = w
     net.clear_param_diffs()
+    needed = {id(blob.value.store) for blob in (*net.layers[number].backward_reads(bottoms, tops), *(bottoms[i] for i in skip))}
+    for blob in (*bottoms, *tops):
+        if id(blob.value.store) not in needed:                 # training would have given its memory to others
+            blob.data[...] = np.nan
     net.backward(start=layer, end=layer)
     computed = [blob.diff.copy() for _, blob in targets]
     for (name, blob), start, gradient in zip(targets, starts, computed):

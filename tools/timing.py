@@ -70,7 +70,7 @@ def _whole_runs(net: Net, iterations: int) -> tuple[float, float, int]:
 
     def forward() -> None:
         _renew_inputs(net)
-        net.run_forward()
+        net.run_forward(keep=not training)
 
     def backward() -> None:
         net.clear_param_diffs()

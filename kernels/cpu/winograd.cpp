@@ -264,12 +264,20 @@ template <int R, int B> inline void outer_product(const float* v, const float* z
     for (int b = 0; b < B; ++b) at(sum + b * sum_block + r * kLanes) = s[r][b];
 }
 
-void backward_weights(const Shape& s, const float* x, const float* dy, float* dw, float* db, float beta) {
+long gradient_tiles_at_a_time(const Shape& s) {
+  const long steps = (s.tiles() + kGradientTiles - 1) / kGradientTiles;
+  return (s.tiles() + steps - 1) / steps;
+}
+
+// Floats that backward_weights works in.
+long gradient_memory(const Shape& s) {
+  const long step = gradient_tiles_at_a_time(s);
+  return Tiled::size(step, s.channels) + Tiled::size(step, s.outputs) + kPlaces * s.channels * s.outputs;
+}
+
+void backward_weights(const Shape& s, const float* x, const float* dy, float* memory, float* dw, float* db, float beta) {
   constexpr int R = kLanes / 2;
-  static thread_local Buffer buffer;
-  const long tiles = s.tiles(), C = s.channels, K = s.outputs, cbs = C / kLanes, kbs = K / kLanes;
-  const long steps = (tiles + kGradientTiles - 1) / kGradientTiles, step = (tiles + steps - 1) / steps;
-  float* memory = buffer.get(Tiled::size(step, C) + Tiled::size(step, K) + kPlaces * C * K);
+  const long tiles = s.tiles(), step = gradient_tiles_at_a_time(s), C = s.channels, K = s.outputs, cbs = C / kLanes, kbs = K / kLanes;
   const Tiled v{memory, step, C}, z{memory + Tiled::size(step, C), step, K};
   float* sums = z.data + Tiled::size(step, K);           // (place, K/lanes, C, lanes)
   if (db && beta == 0) std::fill(db, db + K, 0.0f);
@@ -349,15 +357,17 @@ void bind_winograd(py::module_& m) {
     }
   }, py::arg("x").noconvert(), py::arg("u").noconvert(), py::arg("bias"), py::arg("addend"), py::arg("relu"), py::arg("y").noconvert(), py::arg("shape"));
 
-  m.def("winograd_backward_weights", [](const Array& x, const Array& dy, Array& dw, const py::object& db, float beta, const std::vector<long>& shape) {
+  m.def("winograd_gradient_memory", [](const std::vector<long>& shape) { return gradient_memory(shape_of(shape)); },
+        "Floats that winograd_backward_weights works in.", py::arg("shape"));
+  m.def("winograd_backward_weights", [](const Array& x, const Array& dy, Array& memory, Array& dw, const py::object& db, float beta, const std::vector<long>& shape) {
     const Shape s = shape_of(shape);
     const float *a = x.data(), *b = dy.data();
-    float *c = dw.mutable_data(), *d = db.is_none() ? nullptr : db.cast<Array>().mutable_data();
+    float *work = memory.mutable_data(), *c = dw.mutable_data(), *d = db.is_none() ? nullptr : db.cast<Array>().mutable_data();
     Release _;
     for (long g = 0; g < s.groups; ++g)
-      backward_weights(s, a + g * s.channels * s.height * s.width, b + g * s.outputs * s.rows * s.columns, c + g * 9 * s.outputs * s.channels,
+      backward_weights(s, a + g * s.channels * s.height * s.width, b + g * s.outputs * s.rows * s.columns, work, c + g * 9 * s.outputs * s.channels,
                        d ? d + g * s.outputs : nullptr, beta);
-  }, py::arg("x").noconvert(), py::arg("dy").noconvert(), py::arg("dw").noconvert(), py::arg("db"), py::arg("beta"), py::arg("shape"));
+  }, py::arg("x").noconvert(), py::arg("dy").noconvert(), py::arg("memory").noconvert(), py::arg("dw").noconvert(), py::arg("db"), py::arg("beta"), py::arg("shape"));
 }
 
 }  // namespace BREW_ISA

@@ -1,7 +1,9 @@
 """Memory given on from blob to blob: the same results, and what was given up can be had or is asked for by name."""
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def solver(keep: bool) -> brew.solvers.Solver:
     param = pb.SolverParameter(base_lr=0.01, lr_policy="fixed", momentum=0.9, random_seed=1)
     parse(NET + LOSS, param.net_param, "net.prototxt")
     s = brew.get_solver(param)
-    s.net.keep_gradients = keep
+    s.net.keep_blobs = keep
     s.net.blobs["x"].data[...] = np.random.default_rng(0).standard_normal(s.net.blobs["x"].shape)
     s.net.blobs["label"].data[...] = [0, 1, 2, 3]
     return s
@@ -127,12 +129,15 @@ def test_training_reuses_gradients_and_stays_the_same(device: str) -> None:
     for mine, theirs in zip(reusing.net.learnable, keeping.net.learnable):
         assert np.array_equal(mine.blob.data, theirs.blob.data)
     assert keeping.net.blobs["c1"].diff.any() and reusing.net.blobs["ip"].diff.any()      # small ones are kept
-    with pytest.raises(NetError, match="keep_gradients = True"):
-        reusing.net.blobs["c1"].diff
-    reusing.net.keep_gradients = True
+    for look in (lambda: reusing.net.blobs["c1"].diff, lambda: reusing.net.blobs["c2"].data):     # BatchNorm and the sum need no values of c2
+        with pytest.raises(NetError, match="keep_blobs = True"):
+            look()
+    assert reusing.net.blobs["c1"].data.any()
+    reusing.net.keep_blobs = True
     for s in (keeping, reusing):
         s.step(1)
     assert np.array_equal(reusing.net.blobs["c1"].diff, keeping.net.blobs["c1"].diff)
+    assert np.array_equal(reusing.net.blobs["c2"].data, keeping.net.blobs["c2"].data)
 
 
 def test_a_gradient_that_the_user_holds_is_kept() -> None:
@@ -149,3 +154,18 @@ def test_resnet50_needs_a_fifth_of_the_memory_of_its_blobs() -> None:
     n.forward()
     used, unshared = memory(n)
     assert used < 0.2 * unshared                        # 15.6 % on both engines' layouts
+
+
+def test_a_net_frees_its_memory_as_soon_as_nobody_holds_it() -> None:
+    gc.disable()
+    try:
+        n, s = net(), solver(False)
+        n.forward()
+        s.step(2)
+        blob, gone = n.blobs["sum"], [ref(n), ref(s), ref(s.net)]
+        del n, s
+        assert [r() for r in gone] == [None] * 3
+        with pytest.raises(NetError, match="the net of this blob is gone"):
+            blob.data
+    finally:
+        gc.enable()
