@@ -19,8 +19,8 @@ class Position:
         return ":".join([self.file, *(str(n) for n in (self.line, self.column) if n)])
 
 
-class BrewError(Exception):
-    """What all errors of brew are. The text is meant for the user: `position: rule and finding`, then hints, indented.
+class BrewError(RuntimeError):
+    """What all errors of brew are (RuntimeErrors, as pycaffe's). The text is meant for the user: `position: rule and finding`, then hints, indented.
 
     `position` is None where no file is to blame.
     """

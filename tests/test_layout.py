@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ["proto", "engine", "layers", "kernels", "solvers", "models", "tools"]
+FOLDERS = ["proto", "engine", "layers", "kernels", "solvers", "models", "tools", "pycaffe"]
 MAY_IMPORT = {"proto": set(), "kernels": set(), "models": set(), "engine": {"proto", "kernels"}, "layers": {"engine", "kernels", "proto"},
-              "solvers": {"engine", "proto"}, "tools": {"solvers", "engine", "layers", "kernels", "proto", "models", "version"}}
+              "solvers": {"engine", "proto"}, "tools": {"solvers", "engine", "layers", "kernels", "proto", "models", "version"},
+              "pycaffe": {"tools", "solvers", "engine", "layers", "proto", "Layer", "layer_type_list", "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "__version__"}}
 
 
 def test_no_folder_was_imported_under_its_bare_name() -> None:

@@ -27,13 +27,13 @@ def summary(args: argparse.Namespace) -> int:
         shapes = "\n".join(" x ".join(map(str, b.shape)) or "scalar" for b in top)
         own = sum(b.count for b in top if not any(b is x for x in bottom))
         table.add_row(layer.name, layer.type, "\n".join(net.top_names[layer.name]), shapes, f"{parameters:,}" if parameters else "",
-                      _short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
+                      short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     owned = sum(p.blob.count for p in net.learnable)
     macs = sum(layer.flops(b, t) for layer, b, t in zip(net.layers, net.bottoms, net.tops)) // 2
     print(f"parameters  {owned:,} ({_bytes(4 * owned)})")
-    print(f"MACs        {macs:,} for the batch, {_short(macs // max(_batch(net), 1))} for each of its {_batch(net)} items")
+    print(f"MACs        {macs:,} for the batch, {short(macs // max(_batch(net), 1))} for each of its {_batch(net)} items")
     train = args.phase == "TRAIN"
     print(f"memory      {_bytes(net.memory * (2 if train else 1))} for blobs{' and their gradients' if train else ''}, "
           f"{_bytes(4 * owned * (3 if train else 1))} for parameters{', gradients and history' if train else ''}")
@@ -44,7 +44,7 @@ def _batch(net: Net) -> int:
     return next((b.shape[0] for top in net.tops for b in top if b.shape), 1)
 
 
-def _short(n: int) -> str:
+def short(n: int) -> str:
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if n >= size:
             return f"{n / size:.2f} {unit}"

@@ -1,0 +1,443 @@
+"""Scripts of Caffe's users, run as `import caffe`: every name of pycaffe does what it does there."""
+from __future__ import annotations
+
+import os
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import brew
+
+brew.install_as_caffe()
+
+import caffe  # type: ignore[import-not-found]  # noqa: E402
+import caffe.io  # type: ignore[import-not-found]  # noqa: E402
+from caffe import layers as L  # noqa: E402
+from caffe import params as P  # noqa: E402
+from caffe.coord_map import coord_map_from_to, crop  # type: ignore[import-not-found]  # noqa: E402
+from caffe.proto import caffe_pb2  # type: ignore[import-not-found]  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+sys.path.insert(0, str(Path(__file__).parent))                     # simple_layers
+
+TRAIN_NET = """
+name: "small" force_backward: true
+layer { type: "DummyData" name: "data" top: "data" top: "label"
+        dummy_data_param { num: 5 channels: 2 height: 3 width: 4 num: 5 channels: 1 height: 1 width: 1
+                           data_filler { type: "gaussian" std: 1 } data_filler { type: "constant" } } }
+layer { type: "Convolution" name: "conv" bottom: "data" top: "conv"
+        convolution_param { num_output: 11 kernel_size: 2 pad: 3 weight_filler { type: "gaussian" std: 1 } bias_filler { type: "constant" value: 2 } }
+        param { decay_mult: 1 } param { decay_mult: 0 } }
+layer { type: "InnerProduct" name: "ip" bottom: "conv" top: "ip_blob"
+        inner_product_param { num_output: 13 weight_filler { type: "gaussian" std: 2.5 } bias_filler { type: "constant" value: -3 } } }
+layer { type: "SoftmaxWithLoss" name: "loss" bottom: "ip_blob" bottom: "label" top: "loss" }
+"""
+
+
+@pytest.fixture
+def net_file(tmp_path: Path) -> str:
+    (tmp_path / "net.prototxt").write_text(TRAIN_NET)
+    return str(tmp_path / "net.prototxt")
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "other.prototxt"
+    path.write_text(text)
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------------------------------ nets
+
+
+def test_names_of_a_net(net_file: str) -> None:
+    net = caffe.Net(net_file, caffe.TRAIN)
+    assert net.inputs == [] and net.outputs == ["loss"] and list(net._layer_names) == ["data", "conv", "ip", "loss"]
+    assert net.top_names == OrderedDict([("data", ["data", "label"]), ("conv", ["conv"]), ("ip", ["ip_blob"]), ("loss", ["loss"])])
+    assert net.bottom_names == OrderedDict([("data", []), ("conv", ["data"]), ("ip", ["conv"]), ("loss", ["ip_blob", "label"])])
+    assert [layer.type for layer in net.layers] == ["DummyData", "Convolution", "InnerProduct", "SoftmaxWithLoss"]
+    assert net.layer_dict["conv"] is net.layers[1] and list(net.params) == ["conv", "ip"] and net.blob_loss_weights["loss"] == 1
+    blob = net.blobs["data"]
+    assert (blob.num, blob.channels, blob.height, blob.width, blob.count) == (5, 2, 3, 4, 120)
+
+
+def test_layers_of_a_part_and_views_that_stay_live(net_file: str) -> None:
+    net = caffe.Net(net_file, caffe.TRAIN)
+    conv, ip = net.blobs["conv"], net.blobs["ip_blob"]
+    conv.data[:] = np.random.default_rng(0).integers(0, 2, conv.data.shape)
+    held = ip.data
+    assert "ip_blob" in net.forward(start="ip", end="ip")
+    weights, bias = (blob.data for blob in net.params["ip"])
+    np.testing.assert_allclose(held, conv.data.reshape(5, -1) @ weights.T + bias, rtol=1e-3, atol=1e-3)
+    ip.diff[:] = np.random.default_rng(1).integers(0, 2, ip.diff.shape)
+    assert "conv" in net.backward(start="ip", end="ip")
+    np.testing.assert_allclose(conv.diff.reshape(5, -1), ip.diff @ weights, rtol=1e-3, atol=1e-3)
+    net.clear_param_diffs()
+    assert not any(blob.diff.any() for blobs in net.params.values() for blob in blobs)
+    net.forward()
+    before = net.blobs["conv"].data.copy()
+    net.params["conv"][0].data[...] *= 2
+    assert (net.blobs["conv"].data == before).all(), "a look at a blob shows the last run's values, whatever changed since"
+
+
+def test_memory_outlives_the_net(net_file: str) -> None:
+    net = caffe.Net(net_file, caffe.TRAIN)
+    net.forward()
+    net.backward()
+    blobs = [*net.blobs.values(), *(blob for blobs in net.params.values() for blob in blobs)]
+    del net
+    assert np.isfinite(sum(blob.data.sum() + blob.diff.sum() for blob in blobs))
+
+
+def test_saving_and_loading(net_file: str, tmp_path: Path) -> None:
+    net = caffe.Net(net_file, caffe.TRAIN)
+    for name, load in (("w.caffemodel", lambda f: caffe.Net(net_file, caffe.TEST, weights=f)), ("w.caffemodel", lambda f: caffe.Net(net_file, f, caffe.TEST)),
+                       ("w.h5", lambda f: caffe.Net(net_file, caffe.TEST, weights=f))):
+        file = str(tmp_path / name)
+        net.save_hdf5(file) if name.endswith("h5") else net.save(file)
+        other = load(file)
+        assert all((a.data == b.data).all() for key in net.params for a, b in zip(net.params[key], other.params[key]))
+    with pytest.raises(RuntimeError, match="nothing.prototxt"):
+        caffe.Net("nothing.prototxt", caffe.TEST)
+    with pytest.raises(RuntimeError, match="phase is caffe.TRAIN or caffe.TEST"):
+        caffe.Net(net_file)
+
+
+def test_hooks_get_layer_numbers(net_file: str) -> None:
+    net, seen = caffe.Net(net_file, caffe.TRAIN), []
+    for when in ("before_forward", "after_forward", "before_backward", "after_backward"):
+        getattr(net, when)(lambda i, when=when: seen.append((when, i)))
+    net.forward()
+    net.backward()
+    assert [i for when, i in seen if when == "after_forward"] == [0, 1, 2, 3] and ("before_backward", 3) in seen
+
+
+def test_all_items_batch_by_batch(tmp_path: Path) -> None:
+    spec = caffe.NetSpec()
+    spec.data = L.Input(shape=dict(dim=[4, 3]))
+    spec.ip = L.InnerProduct(spec.data, num_output=2, weight_filler=dict(type="gaussian", std=1))
+    file = write(tmp_path, "force_backward: true\n" + str(spec.to_proto()))
+    net, x = caffe.Net(file, caffe.TEST), np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32)
+    w = net.params["ip"][0].data
+    np.testing.assert_allclose(net.forward_all(data=x)["ip"], x @ w.T, rtol=1e-5, atol=1e-6)
+    dy = np.random.default_rng(1).standard_normal((10, 2)).astype(np.float32)
+    out, diffs = net.forward_backward_all(data=x, ip=dy)
+    np.testing.assert_allclose(out["ip"], x @ w.T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(diffs["data"], dy @ w, rtol=1e-5, atol=1e-6)
+
+
+def test_arrays_for_memory_data(tmp_path: Path) -> None:
+    net = caffe.Net(write(tmp_path, 'layer { name: "d" type: "MemoryData" top: "x" top: "y" memory_data_param { batch_size: 2 channels: 1 height: 2 width: 2 } }'), caffe.TEST)
+    data = np.arange(16, dtype=np.float32).reshape(4, 1, 2, 2)
+    net.set_input_arrays(data, np.arange(4, dtype=np.float32))
+    net.forward()
+    assert (net.forward()["x"] == data[2:]).all() and (net.blobs["y"].data == [2, 3]).all()
+    with pytest.raises(RuntimeError, match="C-contiguous array of float32"):
+        net.set_input_arrays(data.astype(float), np.arange(4, dtype=np.float32))
+
+
+@pytest.mark.parametrize("arguments, kept", [({"level": 0}, ["always", "from0"]), ({"level": 1}, ["always", "from0", "from1"]), ({"stages": ["A"]}, ["always", "from0", "A"])])
+def test_levels_and_stages(arguments: dict[str, Any], kept: list[str], tmp_path: Path) -> None:
+    text = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 } } }'
+    for name, rule in (("always", ""), ("from0", "include { min_level: 0 }"), ("from1", "include { min_level: 1 }"), ("A", 'include { stage: "A" }')):
+        text += f'\nlayer {{ name: "{name}" type: "InnerProduct" bottom: "data" top: "{name}" inner_product_param {{ num_output: 1 }} {rule} }}'
+    assert [name for name in caffe.Net(write(tmp_path, text), caffe.TEST, **arguments).blobs if "data" not in name] == kept
+
+
+# -------------------------------------------------------------------------------------------------------------- Python layers
+
+
+def python_layer(name: str, more: str = "") -> str:
+    return f'layer {{ type: "Python" name: "layer" bottom: "data" top: "top" python_param {{ module: "simple_layers" layer: "{name}" {more} }} }}'
+
+
+INPUT = 'force_backward: true\nlayer { name: "in" type: "Input" top: "data" input_param { shape { dim: 10 dim: 9 dim: 8 } } }\n'
+
+
+def test_python_layers(tmp_path: Path) -> None:
+    net = caffe.Net(write(tmp_path, INPUT + python_layer("Tenfold")), caffe.TRAIN)
+    net.blobs["data"].data[...] = 2
+    net.blobs["top"].diff[...] = 3
+    assert (net.forward()["top"] == 20).all() and (net.backward()["data"] == 30).all()
+    net.blobs["data"].reshape(4, 4, 4, 4)
+    net.forward()
+    assert all(blob.data.shape == (4, 4, 4, 4) for blob in net.blobs.values())
+    with pytest.raises(KeyError, match="nothing works here"):
+        caffe.Net(write(tmp_path, INPUT + python_layer("Broken")), caffe.TEST)
+
+
+def test_parameters_of_python_layers(tmp_path: Path) -> None:
+    file = write(tmp_path, INPUT + python_layer("Counting", 'param_str: "0"'))
+    net = caffe.Net(file, caffe.TRAIN)
+    net.forward()
+    net.backward()
+    layer = net.layers[list(net._layer_names).index("layer")]
+    assert layer.blobs[0].data[0] == 0 and layer.blobs[0].diff[0] == 1
+    layer.blobs[0].data[0] += layer.blobs[0].diff[0]
+    net.save(str(tmp_path / "w.caffemodel"))
+    layer.blobs[0].data[0] = -1
+    net.copy_from(str(tmp_path / "w.caffemodel"))
+    assert layer.blobs[0].data[0] == 1
+    other = caffe.Net(file, caffe.TRAIN)
+    other.share_with(net)
+    assert other.layers[-1].blobs[0].data[0] == 1
+    for phase in (caffe.TRAIN, caffe.TEST):
+        assert (caffe.Net(file, phase).forward()["top"] == phase).all()
+
+
+# -------------------------------------------------------------------------------------------------------------------- solvers
+
+
+def solver_file(folder: Path, net_file: str, more: str = "") -> str:
+    path = folder / "solver.prototxt"
+    path.write_text(f'net: "{net_file}" test_iter: 10 test_interval: 10 base_lr: 0.01 momentum: 0.9 weight_decay: 0.0005 lr_policy: "inv" gamma: 0.0001 '
+                    f'power: 0.75 display: 100 max_iter: 100 snapshot_after_train: false snapshot_prefix: "{folder}/model" solver_mode: CPU {more}')
+    return str(path)
+
+
+def test_solvers(net_file: str, tmp_path: Path) -> None:
+    solver = caffe.SGDSolver(solver_file(tmp_path, net_file))
+    assert type(solver.net) is caffe.Net and type(caffe.get_solver(solver_file(tmp_path, net_file, 'type: "Adam"'))) is caffe.AdamSolver
+    solver.net.blobs["label"].data[...] = 1
+    assert solver.iter == 0 and solver.param.max_iter == 100 and solver.lr == pytest.approx(0.01)
+    data = solver.net.layers[1].blobs[0].data[...]
+    data[...] = 0
+    solver.net.layers[1].blobs[0].diff[...] = 1
+    solver.apply_update()
+    np.testing.assert_allclose(data, -0.01, rtol=1e-6)
+    calls: list[str] = []
+    solver.add_callback(lambda: calls.append("start"), lambda: calls.append("ready"))
+    solver.step(2)
+    assert calls == ["start", "ready"] * 2 and solver.net.blobs["conv"].diff.any() and solver.net.blobs["conv"].data.any()
+    solver.solve()
+    assert solver.iter == 100
+    solver.snapshot()
+    assert sorted(p.name for p in tmp_path.glob("model_iter_100.*")) == ["model_iter_100.caffemodel", "model_iter_100.solverstate"]
+    other = caffe.SGDSolver(solver_file(tmp_path, net_file))
+    other.restore(str(tmp_path / "model_iter_100.solverstate"))
+    assert other.iter == 100 and (other.net.params["ip"][0].data == solver.net.params["ip"][0].data).all()
+    nets = [solver.net, *solver.test_nets]
+    del solver
+    assert np.isfinite(sum(b.data.sum() + b.diff.sum() for net in nets for b in net.blobs.values()))
+
+
+def test_modes_counts_and_logs() -> None:
+    caffe.set_mode_cpu()
+    caffe.set_random_seed(3)
+    assert caffe.solver_count() == 1 and caffe.solver_rank() == 0 and not caffe.has_nccl() and {"Data", "Convolution", "InnerProduct"} <= set(caffe.layer_type_list())
+    for use in (lambda: caffe.NCCL.new_uid(), lambda: caffe.set_solver_count(2), lambda: caffe.set_solver_rank(1), lambda: caffe.set_multiprocess(True)):
+        with pytest.raises(RuntimeError, match="brew trains|NCCL joins"):
+            use()
+    caffe.set_solver_count(1)
+    caffe.set_multiprocess(False)
+    timer = caffe.Timer()
+    timer.start()
+    timer.stop()
+    assert timer.ms >= 0 and caffe.TRAIN == 0 and caffe.TEST == 1 and caffe.__version__
+    caffe.log("a line")
+
+
+# -------------------------------------------------------------------------------------------------------------------- NetSpec
+
+
+def lenet(n: Any) -> Any:
+    n.data, n.label = L.DummyData(shape=[dict(dim=[2, 1, 28, 28]), dict(dim=[2, 1, 1, 1])], transform_param=dict(scale=1 / 255), ntop=2)
+    n.conv1 = L.Convolution(n.data, kernel_size=5, num_output=20, weight_filler=dict(type="xavier"))
+    n.pool1 = L.Pooling(n.conv1, kernel_size=2, stride=2, pool=P.Pooling.MAX)
+    n.ip1 = L.InnerProduct(n.pool1, num_output=50, weight_filler=dict(type="xavier"), param=[dict(lr_mult=1), dict(lr_mult=2)])
+    n.relu1 = L.ReLU(n.ip1, in_place=True)
+    n.ip2 = L.InnerProduct(n.relu1, num_output=10, weight_filler=dict(type="xavier"))
+    n.loss = L.SoftmaxWithLoss(n.ip2, n.label)
+    return n.to_proto()
+
+
+def test_nets_written_in_python(tmp_path: Path) -> None:
+    proto = lenet(caffe.NetSpec())
+    assert [layer.name for layer in proto.layer] == ["data", "conv1", "pool1", "ip1", "relu1", "ip2", "loss"]
+    assert proto.layer[4].bottom == proto.layer[4].top == ["ip1"] and proto.layer[0].top == ["data", "label"] and proto.layer[3].param[1].lr_mult == 2
+    assert proto.layer[0].transform_param.scale == pytest.approx(1 / 255) and proto.layer[1].convolution_param.kernel_size == [5]
+    assert len(caffe.Net(write(tmp_path, str(proto)), caffe.TEST).layers) == 7
+    data, label = L.DummyData(shape=[dict(dim=[2, 1, 28, 28]), dict(dim=[2, 1, 1, 1])], ntop=2)
+    loss = L.SoftmaxWithLoss(L.ReLU(L.InnerProduct(data, num_output=10), in_place=True), label)
+    for anonymous in (caffe.to_proto(loss), loss.to_proto()):
+        assert [layer.name for layer in anonymous.layer] == ["DummyData1", "InnerProduct1", "ReLU1", "SoftmaxWithLoss1"]
+        assert anonymous.layer[3].bottom == ["InnerProduct1", "DummyData2"]
+
+
+def test_netspecs_corners(tmp_path: Path) -> None:
+    n = caffe.NetSpec()
+    n.data, n["data2"] = L.DummyData(shape=dict(dim=3), ntop=2)
+    n.silence_data = L.Silence(n.data, ntop=0)
+    n.silence_data2 = L.Silence(n.data2, ntop=0)
+    net = caffe.Net(write(tmp_path, str(n.to_proto())), caffe.TEST)
+    assert len(net.forward()) == 0 and list(net._layer_names)[-1] == "silence_data2"
+    pair = L.DummyData(ntop=2)
+    with pytest.raises(TypeError, match=r"^Silence input 0 is not a Top \(type is <class 'tuple'>\)$"):
+        L.Silence(pair, ntop=0)
+    with pytest.raises(AttributeError, match=r"(?s)kernelsize.*kernel_size"):
+        caffe.to_proto(L.Convolution(pair[0], kernelsize=3))
+    with pytest.raises(AttributeError, match="Poolin"):
+        P.Poolin  # noqa: B018
+
+
+# ---------------------------------------------------------------------------------------------------------------- coordinates
+
+
+def coord_net(kernel: Any = 3, stride: Any = 1, pad: Any = 0, pool: int = 2, up: Any = 2, up_pad: int = 0) -> Any:
+    n = caffe.NetSpec()
+    n.data = L.Input(shape=dict(dim=[2, 1, 100, 100]))
+    n.aux = L.Input(shape=dict(dim=[2, 1, 20, 20]))
+    n.conv = L.Convolution(n.data, num_output=10, kernel_size=kernel, stride=stride, pad=pad)
+    n.pool = L.Pooling(n.conv, pool=P.Pooling.MAX, kernel_size=pool, stride=pool, pad=0)
+    n.deconv = L.Deconvolution(n.pool, num_output=10, kernel_size=2 * up, stride=up, pad=up_pad)
+    return n
+
+
+def test_coordinate_maps() -> None:
+    n = coord_net()
+    assert coord_map_from_to(n.deconv, n.data) == (1, 1, 0)
+    n = coord_net(pool=4, up=4)
+    assert coord_map_from_to(n.deconv, n.data) == (1, 1, -1)
+    for pad in (1, 7):
+        nets = coord_net(pad=pad), coord_net(up_pad=pad), coord_net(pad=pad, up_pad=pad)
+        assert [coord_map_from_to(n.deconv, n.data)[2] for n in nets] == [-pad, pad, 0]
+    n = coord_net()
+    n.relu = L.ReLU(n.deconv, in_place=True)
+    n.cropped = L.Crop(n.relu, n.data, axis=2, offset=5)
+    assert coord_map_from_to(n.cropped, n.data) == (1, 1, 5)
+    n = coord_net(kernel=[3, 5], stride=[1, 2], pad=[0, 10])
+    axis, a, b = coord_map_from_to(n.conv, n.data)
+    assert axis == 1 and np.allclose(a, [1, 2]) and np.allclose(b, [1, -8])
+
+
+def test_crops_and_what_has_no_map() -> None:
+    n = coord_net(pool=4, up=4)
+    n.score = crop(n.deconv, n.data)
+    assert n.to_proto().layer[-1].crop_param.offset == [1] and n.to_proto().layer[-1].crop_param.axis == 2
+    n.ip = L.InnerProduct(n.deconv, num_output=10)
+    for top, reference in ((n.ip, n.data), (n.deconv, n.aux)):
+        with pytest.raises(RuntimeError, match="no map"):
+            coord_map_from_to(top, reference)
+    for n, why in ((coord_net(pool=3, up=2), "scale"), (coord_net(kernel=2), "whole"), (coord_net(up_pad=10), "pad")):
+        with pytest.raises(AssertionError, match=why):
+            crop(n.deconv, n.data)
+    n.side = L.Convolution(n.data, num_output=1, kernel_size=3, axis=2)
+    with pytest.raises(caffe.coord_map.AxisMismatchException):
+        coord_map_from_to(n.conv, n.side)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- io
+
+
+def test_blobs_and_records() -> None:
+    data = np.arange(100.0).reshape(10, 10)
+    old, new, bare = (caffe_pb2.BlobProto(data=data.ravel()) for _ in range(3))
+    old.num, old.channels, old.height, old.width = 1, 1, 10, 10
+    new.shape.dim.extend(data.shape)
+    assert caffe.io.blobproto_to_array(old).shape == (1, 1, 10, 10) and (caffe.io.blobproto_to_array(new) == data).all()
+    with pytest.raises(ValueError, match="reshape"):
+        caffe.io.blobproto_to_array(bare)
+    assert caffe.io.blobproto_to_array(caffe_pb2.BlobProto(data=[123])) == 123
+    assert (caffe.io.blobproto_to_array(caffe.io.array_to_blobproto(data, diff=2 * data), return_diff=True) == 2 * data).all()
+    assert [a.shape for a in caffe.io.blobprotovector_str_to_arraylist(caffe.io.arraylist_to_blobprotovector_str([data, data[0]]))] == [(10, 10), (10,)]
+    for array in (np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.linspace(-1, 1, 24).reshape(2, 3, 4)):
+        with_label, without = caffe.io.array_to_datum(array, 1), caffe.io.array_to_datum(array)
+        np.testing.assert_allclose(caffe.io.datum_to_array(with_label), array, rtol=1e-6)
+        assert len(with_label.SerializeToString()) > len(without.SerializeToString())
+
+
+def test_images(tmp_path: Path) -> None:
+    bgr = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "an image.png"), bgr)
+    image = caffe.io.load_image(str(tmp_path / "an image.png"))
+    assert image.dtype == np.float32 and np.allclose(image, bgr[:, :, ::-1] / 255) and caffe.io.load_image(tmp_path / "an image.png", color=False).shape == (20, 30, 1)
+    (tmp_path / "none.png").write_text("no picture")
+    for file in ("none.png", "missing.png"):
+        with pytest.raises(RuntimeError, match=file):
+            caffe.io.load_image(tmp_path / file)
+    assert caffe.io.resize_image(image, (10, 15)).shape == (10, 15, 3) and caffe.io.resize_image(np.zeros((5, 5, 600)), (7, 9)).shape == (7, 9, 600)
+    crops = caffe.io.oversample([image], (12, 14))
+    assert crops.shape == (10, 12, 14, 3) and (crops[0] == image[:12, :14]).all() and (crops[4] == image[4:16, 8:22]).all() and (crops[8] == crops[3][:, ::-1]).all()
+
+
+def test_transformer_there_and_back() -> None:
+    t = caffe.io.Transformer({"data": (1, 3, 20, 30)})
+    t.set_transpose("data", (2, 0, 1))
+    t.set_channel_swap("data", (2, 1, 0))
+    t.set_raw_scale("data", 255)
+    t.set_mean("data", np.array([104, 117, 123]))
+    t.set_input_scale("data", 0.5)
+    image = np.random.default_rng(0).random((20, 30, 3)).astype(np.float32)
+    values = t.preprocess("data", image)
+    np.testing.assert_allclose(values, (image.transpose(2, 0, 1)[::-1] * 255 - np.array([104, 117, 123])[:, None, None]) * 0.5, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(t.deprocess("data", values), image, atol=1e-5)
+    assert t.preprocess("data", np.zeros((40, 60, 3))).shape == (3, 20, 30)
+    t.set_mean("data", np.ones((3, 10, 10)))
+    assert t.mean["data"].shape == (3, 20, 30)
+    with pytest.raises(RuntimeError, match="none of the inputs"):
+        t.preprocess("dato", image)
+    with pytest.raises(ValueError, match="4 channels"):
+        t.set_mean("data", np.zeros(4))
+
+
+# ------------------------------------------------------------------------------------------------- classifier, detector, pictures
+
+
+def deployed(folder: Path) -> tuple[str, str]:
+    """A net that tells how much of each colour there is, as files."""
+    n = caffe.NetSpec()
+    n.data = L.Input(shape=dict(dim=[4, 3, 8, 8]))
+    n.mean = L.Pooling(n.data, pool=P.Pooling.AVE, global_pooling=True)
+    n.ip = L.InnerProduct(n.mean, num_output=3)
+    n.prob = L.Softmax(n.ip)
+    file = write(folder, str(n.to_proto()))
+    net = caffe.Net(file, caffe.TEST)
+    net.params["ip"][0].data[...] = 10 * np.eye(3)
+    net.save(str(folder / "w.caffemodel"))
+    return file, str(folder / "w.caffemodel")
+
+
+def test_classifier(tmp_path: Path) -> None:
+    classifier = caffe.Classifier(*deployed(tmp_path), image_dims=(12, 12), raw_scale=1, channel_swap=(2, 1, 0))
+    images = [np.zeros((20, 16, 3), np.float32) for _ in range(5)]
+    for i, image in enumerate(images):
+        image[:, :, i % 3] = 1
+    for oversample in (True, False):
+        found = classifier.predict(images, oversample=oversample)
+        assert found.shape == (5, 3) and found.argmax(1).tolist() == [2, 1, 0, 2, 1]          # swapped: blue comes first
+
+
+@pytest.mark.parametrize("context", [None, 2])
+def test_detector(context: int | None, tmp_path: Path) -> None:
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[:20, :20], picture[20:, 20:] = (255, 0, 0), (0, 0, 255)                           # BGR: blue, red
+    cv2.imwrite(str(tmp_path / "p.png"), picture)
+    detector = caffe.Detector(*deployed(tmp_path), mean=np.array([0.1, 0.1, 0.1]), context_pad=context)
+    found = detector.detect_windows([(str(tmp_path / "p.png"), [(0, 0, 19, 19), (20, 20, 39, 39)])])
+    assert [window["prediction"].argmax() for window in found] == [2, 0] and found[0]["filename"].endswith("p.png")
+    assert detector.crop(np.ones((40, 40, 3), np.float32), (0, 0, 19, 19)).shape[:2] == ((20, 20) if context is None else (8, 8))
+
+
+def test_pictures_of_nets() -> None:
+    root = Path(__file__).resolve().parents[2] / "models"
+    for name, direction, kind, start in (("lenet", "LR", "png", b"\x89PNG"), ("googlenet", "TB", "svg", b"<?xml"), ("resnet50", "TB", "pdf", b"%PDF")):
+        net = caffe_pb2.NetParameter()
+        from google.protobuf import text_format
+        text_format.Merge((root / name / "deploy.prototxt").read_text(), net)
+        picture = caffe.draw.draw_net(net, direction, kind, phase=caffe.TEST)
+        assert picture.startswith(start)
+        if kind == "svg":
+            assert "inception_3a/3x3" in picture.decode() and "Pooling MAX 3x3 /2" in picture.decode()
+    with pytest.raises(RuntimeError, match="svg, png, pdf"):
+        caffe.draw.draw_net(net, "LR", "bmp")
+
+
+def test_another_caffe_is_not_pushed_aside() -> None:
+    import subprocess
+    code = "import types, sys; sys.modules['caffe'] = types.ModuleType('caffe'); import brew; brew.install_as_caffe()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert result.returncode == 1 and "another caffe is imported already" in result.stderr
