@@ -11,7 +11,7 @@ from ..tools.draw import COLOURS, draw
 
 
 def draw_net(caffe_net: pb.NetParameter, rankdir: str, ext: str = "png", phase: int | None = None, display_lrm: bool = False) -> bytes:
-    """The picture of a NetParameter as bytes: png, svg or pdf. rankdir: LR, RL, TB or BT; phase: only its layers; display_lrm: rates, too."""
+    """The picture of a NetParameter as bytes: png, svg or pdf. rankdir: LR or TB (RL and BT are drawn as these); phase: only its layers; display_lrm: rates, too."""
     return draw(caffe_net, "LR" if rankdir.upper() in ("LR", "RL") else "TB", ext, phase, display_lrm)
 
 

@@ -1,4 +1,4 @@
-"""The command line: `brew train`, `test`, `time`, `summary`, `check`, `data`. Flags are Caffe's, with one dash or two."""
+"""The command line: `brew train`, `test`, `time`, `summary`, `check`, `data`, and Caffe's tools. Flags are Caffe's, with one dash or two."""
 from __future__ import annotations
 
 import argparse
@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, NoReturn
 
 from ..proto.errors import BrewError
+from .commands import add_tools
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,6 +90,7 @@ def make_parser() -> Parser:
     data.add_argument("folder", nargs="?", default="", help="where to (default data/NAME)")
     flag(data, "from", dest="source", default="", metavar="FOLDER", help="read the standard files from here instead of downloading them")
     flag(data, "url", default="", metavar="BASE", help="download from here instead of the usual place")
+    add_tools(command, flag)
     return parser
 
 
@@ -96,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         from ..engine.device import set_threads
         set_threads(args.threads)
+    if "tool" in args:
+        module, function = args.tool
+        return int(getattr(import_module(f".{module}", __package__), function)(args))
     if args.command == "train":
         from .train import train
         return train(args)

@@ -1,10 +1,12 @@
 """brew draw_net: a net as a picture, each layer with its shape, parameters and work."""
 from __future__ import annotations
 
+import argparse
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, prod
+from pathlib import Path
 from typing import Any
 
 from ..engine.errors import NetError
@@ -13,6 +15,7 @@ from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import BrewError
 from ..proto import brew_pb2 as pb
+from ..proto import read_net
 from .summary import short
 
 FORMATS = ("svg", "png", "pdf")
@@ -48,6 +51,17 @@ def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", pha
         raise NetError(f'pictures of nets are {", ".join(FORMATS)}, found "{format}"')
     ranks, sideways = _ranks(_nodes(param, phase, rates)), direction.upper() in ("LR", "RL")
     return _render(ranks, _place(ranks, sideways), sideways, param.name, format)
+
+
+def draw_net(args: argparse.Namespace) -> int:
+    """Draw as `brew draw_net` was asked to."""
+    phase = None if args.phase == "ALL" else pb.Phase.Value(args.phase)
+    picture = draw(read_net(args.net), args.rankdir, Path(args.picture).suffix[1:].lower() or "svg", phase, args.display_lrm)
+    try:
+        Path(args.picture).write_bytes(picture)
+    except OSError as e:
+        raise NetError(f"{args.picture}: {e.strerror}") from None
+    return 0
 
 
 def _nodes(param: pb.NetParameter, phase: int | None, rates: bool) -> list[Node]:

@@ -90,6 +90,16 @@ def test_summary_counts(trained: tuple[Path, subprocess.CompletedProcess[str]]) 
     assert "parameters  43,050" in text and re.search(r"conv2 +Convolution +conv2 +359 x 32 x 8 x 8 +9,248", text)
 
 
+def test_draw_net_draws(tmp_path: Path) -> None:
+    result = run("draw_net", str(MODELS / "squeezenet/deploy.prototxt"), "net.svg", "--rankdir", "LR", cwd=tmp_path)
+    text = (tmp_path / "net.svg").read_text()
+    assert result.returncode == 0 and all(part in text for part in ("fire2/squeeze1x1", "Convolution 3x3 /2", "+ relu_conv1 (ReLU)", "parameters"))
+    for arguments, message in ((["nothing.prototxt", "a.svg"], "cannot read this NetParameter file"), ([str(MODELS / "lenet/deploy.prototxt"), "a.gif"], 'pictures of nets are svg, png, pdf, found "gif"'),
+                               ([str(MODELS / "lenet/deploy.prototxt"), "no/folder/a.svg"], "No such file or directory")):
+        result = run("draw_net", *arguments, cwd=tmp_path)
+        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+
+
 ZOO = {"lenet": 431_080, "cifar10_quick": 145_578, "cifar10_full": 89_578, "digits": 43_050, "alexnet": 60_965_224, "caffenet": 60_965_224, "vgg16": 138_357_544,
        "googlenet": 6_998_552, "squeezenet": 1_235_496, "resnet50": 25_557_032, "mobilenet": 4_231_976, "xception": 22_855_952, "inception_v3": 23_834_568}
 
