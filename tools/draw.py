@@ -33,6 +33,7 @@ class Node:
     inputs: list[tuple[Node, str]] = field(default_factory=list)      # where from, and the blob
     rank: int = 0
     at: tuple[float, float] = (0.0, 0.0)
+    reach: float = 0.0                                                # from its centre to where edges end: a bend passes its whole rank
 
     @property
     def width(self) -> float:
@@ -213,6 +214,7 @@ def _place(ranks: list[list[Node]], sideways: bool) -> tuple[float, float]:
         for node in nodes:
             across = place[node] - low + GAP
             node.at = (along + depth / 2, across) if sideways else (across, along + depth / 2)
+            node.reach = (node.width if sideways else node.height) / 2 if node.lines else depth / 2
         along += depth + GAP
     return (along, high - low + 2 * GAP) if sideways else (high - low + 2 * GAP, along)
 
@@ -236,11 +238,13 @@ def _render(ranks: list[list[Node]], size: tuple[float, float], sideways: bool, 
         for node in (n for nodes in ranks for n in nodes):
             x, y = node.at
             for source, _ in node.inputs:
-                a, b = source.at, node.at
-                start = (a[0] + source.width / 2 * bool(source.lines), a[1]) if sideways else (a[0], a[1] + source.height / 2 * bool(source.lines))
-                end = (b[0] - node.width / 2 * bool(node.lines), b[1]) if sideways else (b[0], b[1] - node.height / 2 * bool(node.lines))
+                (a, b), (c, d) = source.at, node.at
+                start, end = ((a + source.reach, b), (c - node.reach, d)) if sideways else ((a, b + source.reach), (c, d - node.reach))
                 axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>" if node.lines else "-", "color": "#777777", "lw": 0.8, "shrinkA": 0, "shrinkB": 0})
-            if node.lines:
+            if not node.lines:
+                dx, dy = (node.reach, 0.0) if sideways else (0.0, node.reach)
+                axes.plot([x - dx, x + dx], [y - dy, y + dy], color="#777777", lw=0.8)
+            else:
                 colour = COLOURS.get(node.kind, "#f8dcdc" if "Loss" in node.kind else "#e6e6e6" if node.kind.endswith("Data") else "#ffffff")
                 axes.add_patch(FancyBboxPatch((x - node.width / 2 + 2, y - node.height / 2 + 2), node.width - 4, node.height - 4, boxstyle="round,pad=2", fc=colour, ec="#555555", lw=0.8))
                 for i, line in enumerate(node.lines):
