@@ -12,6 +12,14 @@ from ..kernels import cpu, onednn
 from .errors import DeviceError
 
 
+def cores() -> int:
+    """How many threads are worth having: OMP_NUM_THREADS, or the cores that this process may use."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Cpu:
     """The CPU. `engine` says what `engine: DEFAULT` means: "onednn", or "caffe" for the portable im2col + GEMM."""
 
@@ -20,8 +28,7 @@ class Cpu:
     kernels: Any = cpu
 
     def __init__(self) -> None:
-        self.threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                           else os.cpu_count() or 1)
+        self.threads = cores()
         self.engine = os.environ.get("BREW_ENGINE", "onednn" if onednn else "caffe")
         if self.engine not in ("onednn", "caffe"):
             raise DeviceError(f"BREW_ENGINE is onednn or caffe, found {self.engine!r}")

@@ -11,6 +11,7 @@ import numpy as np
 from ..engine.errors import ShapeError
 from ..proto import BrewError
 from ..proto import brew_pb2 as pb
+from ..tools.database import datum_to_array as datum_to_array
 
 # ------------------------------------------------------------------------------------------------------ protocol messages
 
@@ -60,17 +61,6 @@ def array_to_datum(arr: np.ndarray, label: int | None = None) -> pb.Datum:
     if label is not None:
         datum.label = label
     return datum
-
-
-def datum_to_array(datum: pb.Datum) -> np.ndarray:
-    """A record's array (C, H, W), uint8 or float. An encoded one is decoded, channels in the order BGR."""
-    if datum.encoded:
-        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise BrewError("this Datum says that it is encoded, and is no picture that OpenCV reads")
-        return image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
-    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data).astype(float)
-    return values.reshape(datum.channels, datum.height, datum.width)
 
 
 # ---------------------------------------------------------------------------------------------------------------- images

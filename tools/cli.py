@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ..proto.errors import BrewError
-from .commands import add_tools
+from .commands import add_tools, as_switches
 
 
 class Parser(argparse.ArgumentParser):
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: done; 1: an error, printed without a traceback; 2: the command line was not understood."""
     parser = make_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(as_switches(sys.argv[1:] if argv is None else argv))
     try:
         return run(args)
     except BrewError as e:

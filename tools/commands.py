@@ -2,16 +2,24 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
 
 
-def truth(text: str) -> bool:
-    """The value of a flag as gflags writes it: --gray, --gray=true, --gray=0."""
-    values = {"true": True, "t": True, "yes": True, "1": True, "false": False, "f": False, "no": False, "0": False}
-    if text.lower() not in values:
-        raise argparse.ArgumentTypeError(f"true or false is needed, found {text!r}")
-    return values[text.lower()]
+TRUTHS = re.compile(r"--?(?P<no>no)?(?P<name>gray|shuffle|check[-_]size|encoded)(?:=(?P<value>.*))?")
+
+
+def as_switches(argv: Sequence[str]) -> list[str]:
+    """Flags as gflags takes them (--gray=true, --gray=0, --nogray) as argparse does: there, or not."""
+    result = []
+    for word in argv:
+        found = TRUTHS.fullmatch(word)
+        value = (found["value"] or "true").lower() if found else ""
+        if not found or value not in ("true", "t", "yes", "1", "false", "f", "no", "0"):
+            result.append(word)
+        elif (value in ("true", "t", "yes", "1")) != bool(found["no"]):
+            result.append("--" + found["name"])
+    return result
 
 
 def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..., None]) -> None:
@@ -28,3 +36,33 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(draw, "rankdir", default="TB", choices=["LR", "TB"], help="from left to right, or (default) from top to bottom")
     flag(draw, "phase", default="ALL", choices=["TRAIN", "TEST", "ALL"], help="only the layers of this phase")
     flag(draw, "display_lrm", action="store_true", help="show lr_mult and decay_mult")
+
+    convert = tool("convert_imageset", ("convert_imageset", "convert_imageset"), "make a database of pictures", "brew convert_imageset --resize_width 256 --resize_height 256 --shuffle images/ train.txt train_lmdb",
+                   root="what is put before each path of the list, with its last /", list="a text file, on each line a path and a label", database="the database to make")
+    flag(convert, "gray", action="store_true", help="one channel instead of three")
+    flag(convert, "shuffle", action="store_true", help="in random order")
+    flag(convert, "seed", type=int, default=-1, help="of the order (default: drawn, and shown)")
+    flag(convert, "backend", default="lmdb", help="lmdb (default) or leveldb")
+    flag(convert, "resize_width", type=int, default=0, metavar="PIXELS", help="with resize_height: the size of all pictures")
+    flag(convert, "resize_height", type=int, default=0, metavar="PIXELS", help="with resize_width: the size of all pictures")
+    flag(convert, "check_size", action="store_true", help="stop at a picture of another size")
+    flag(convert, "encoded", action="store_true", help="store files instead of pixels")
+    flag(convert, "encode_type", default="", metavar="KIND", help="store files of this kind: jpg, png, ...")
+
+    mean = tool("compute_image_mean", ("image_mean", "compute_image_mean"), "compute the mean of a database's pictures", "brew compute_image_mean train_lmdb mean.binaryproto", database="the database")
+    mean.add_argument("output", nargs="?", default="", help="the mean file to write")
+    flag(mean, "backend", default="", help="taken, and not needed: the folder says what it is")
+
+    features = tool("extract_features", ("features", "extract_features"), "store what blobs of a net hold for its data", "brew extract_features w.caffemodel net.prototxt fc7,fc8 fc7_lmdb,fc8_lmdb 100 lmdb",
+                    weights="the caffemodel", net="the net's prototxt, with a data layer in TEST", blobs="names of blobs, with commas between", databases="one database for each blob, with commas between")
+    features.add_argument("batches", type=int, help="how many batches")
+    features.add_argument("db_type", choices=["lmdb", "leveldb"], help="lmdb or leveldb")
+    features.add_argument("device", nargs="?", default="CPU", help="CPU (default) or GPU")
+    features.add_argument("device_id", nargs="?", default="0", help="which GPU, as DEVICE_ID=0")
+
+    for name, what in (("upgrade_net_proto_text", "a net's prototxt"), ("upgrade_net_proto_binary", "a caffemodel"), ("upgrade_solver_proto_text", "a solver's prototxt")):
+        tool(name, ("upgrade", name), f"bring {what} to today's form", f"brew {name} old new", input="the old file", output="the new file")
+
+    log = tool("parse_log", ("parse_log", "parse_log"), "make tables of a training's log", "brew parse_log lenet.log .", logfile="the log", output_dir="the folder for LOG.train and LOG.test")
+    flag(log, "verbose", action="store_true", help="taken, and says nothing more")
+    flag(log, "delimiter", default=",", help="between columns (default ,)")

@@ -1,45 +1,136 @@
-"""Writing LMDB databases of Datums, whole or not at all."""
+"""Writing databases of Datums, LMDB or LevelDB, whole or not at all."""
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
+import cv2
 import lmdb
+import numpy as np
 
 from ..engine.errors import DataError, Position
 from ..proto import brew_pb2 as pb
 
 COMMIT = 1000                                             # records to a transaction, as Caffe's tools
+BUFFER = 64 << 20                                         # bytes at most
 
 
-def write_database(folder: Path, records: Iterable[tuple[bytes, pb.Datum]], size: int) -> int:
-    """Write (key, Datum) pairs into a new LMDB at `folder`; returns how many. `size`: bytes of all values, roughly.
+class DatabaseWriter:
+    """A new database at `folder`, for a with statement: records go in by put(), and it gets its name when the block ends.
 
-    It is written beside and renamed when it is whole.  Raises DataError; nothing is left behind then.
+    It is written beside and renamed when it is whole.  Raises DataError, for a folder that exists, too; nothing is left behind then.
     """
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    count = 0
-    try:
-        aside.mkdir(parents=True)
-        with lmdb.open(str(aside), map_size=2 * size + (64 << 20)) as env:
-            txn = env.begin(write=True)
-            for key, datum in records:
-                txn.put(key, datum.SerializeToString(), append=True)
-                count += 1
-                if count % COMMIT == 0:
-                    txn.commit()
-                    txn = env.begin(write=True)
-            txn.commit()
-            env.sync(True)
-        (aside / "lock.mdb").unlink(missing_ok=True)
-        aside.replace(folder)
-    except lmdb.Error as e:
-        full = any(word in str(e) for word in ("No space", "MDB_MAP_FULL", "ENOSPC"))
-        raise DataError(f"the database cannot be written after {count} records: {'the disk is full' if full else e}", Position(str(folder))) from None
-    except OSError as e:
-        raise DataError(f"the database cannot be written after {count} records: {e.strerror or e}", Position(str(folder))) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return count
+
+    def __init__(self, folder: str | Path, backend: str = "lmdb"):
+        self.folder = Path(folder)
+        self.aside = self.folder.with_name(f".{self.folder.name}.part")
+        self.count = 0
+        self.pending: list[tuple[bytes, bytes]] = []
+        self.bytes = 0
+        if backend not in ("lmdb", "leveldb"):
+            raise DataError(f'a backend is lmdb or leveldb, found "{backend}"')
+        if self.folder.exists():
+            raise DataError("there is something here already; remove it, or write elsewhere", Position(str(folder)))
+        shutil.rmtree(self.aside, ignore_errors=True)
+        try:
+            self.aside.parent.mkdir(parents=True, exist_ok=True)
+            self.store: Any = _Lmdb(self.aside) if backend == "lmdb" else _LevelDb(self.aside)
+        except (OSError, lmdb.Error) as e:
+            self._fail(e)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """One more record. Keys must come in their order."""
+        self.pending.append((key, value))
+        self.bytes += len(value)
+        if len(self.pending) >= COMMIT or self.bytes >= BUFFER:
+            self._commit()
+
+    def _commit(self) -> None:
+        try:
+            self.store.write(self.pending)
+        except (OSError, lmdb.Error) as e:
+            self._fail(e)
+        self.count += len(self.pending)
+        self.pending, self.bytes = [], 0
+
+    def _fail(self, error: Exception) -> None:
+        full = any(word in str(error) for word in ("No space", "ENOSPC"))
+        shutil.rmtree(self.aside, ignore_errors=True)
+        raise DataError(f"the database cannot be written after {self.count} records: {'the disk is full' if full else getattr(error, 'strerror', None) or error}", Position(str(self.folder))) from None
+
+    def __enter__(self) -> DatabaseWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._commit()
+            self.store.close()
+            if kind is None:
+                self.aside.replace(self.folder)
+        except OSError as e:
+            self._fail(e)
+        finally:
+            shutil.rmtree(self.aside, ignore_errors=True)
+
+
+class _Lmdb:
+    def __init__(self, folder: Path):
+        folder.mkdir()
+        self.folder, self.env = folder, lmdb.open(str(folder), map_size=1 << 28)
+
+    def write(self, records: list[tuple[bytes, bytes]]) -> None:
+        while True:
+            try:
+                with self.env.begin(write=True) as txn:
+                    for key, value in records:
+                        txn.put(key, value, append=True)
+                return
+            except lmdb.MapFullError:
+                self.env.set_mapsize(2 * self.env.info()["map_size"])
+
+    def close(self) -> None:
+        self.env.sync(True)
+        self.env.close()
+        (self.folder / "lock.mdb").unlink(missing_ok=True)
+
+
+class _LevelDb:
+    def __init__(self, folder: Path):
+        try:
+            import plyvel
+        except ImportError:
+            raise DataError("a LevelDB is written by plyvel: pip install 'brew[leveldb]'", Position(str(folder))) from None
+        self.db: Any = plyvel.DB(str(folder), create_if_missing=True, error_if_exists=True)
+
+    def write(self, records: list[tuple[bytes, bytes]]) -> None:
+        with self.db.write_batch() as batch:
+            for key, value in records:
+                batch.put(key, value)
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def write_database(folder: Path, records: Iterable[tuple[bytes, pb.Datum]]) -> int:
+    """Write (key, Datum) pairs into a new LMDB at `folder`; returns how many. Raises DataError."""
+    with DatabaseWriter(folder) as database:
+        for key, datum in records:
+            database.put(key, datum.SerializeToString())
+    return database.count
+
+
+def datum_to_array(datum: pb.Datum) -> np.ndarray:
+    """A record's values (C, H, W): bytes, or floats. An encoded picture is decoded, channels in the order BGR. Raises DataError."""
+    if datum.encoded:
+        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED) if datum.data else None
+        if image is None:
+            raise DataError("a Datum says that it is encoded, and is no picture that OpenCV reads")
+        return image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data)
+    if values.size != datum.channels * datum.height * datum.width:
+        raise DataError(f"a Datum of {datum.channels} x {datum.height} x {datum.width} holds {values.size} values")
+    return values.reshape(datum.channels, datum.height, datum.width)

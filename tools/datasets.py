@@ -182,7 +182,7 @@ def build(name: str, folder: str = "", source: str = "", url: str = "", spec: Da
             raise DataError(f"the database needs {need >> 20} MiB, and {free_space(target) >> 20} MiB are free", Position(str(target)))
         if not database.exists():
             target.mkdir(parents=True, exist_ok=True)
-            count = write_database(database, _records(spec, images, labels), images.size + 64 * len(images))
+            count = write_database(database, _records(spec, images, labels))
             print(f"{database}: {count} images of {' x '.join(map(str, images.shape[1:]))}")
         if part == "train":
             average = images.mean(0, dtype=np.float64).astype(np.float32)

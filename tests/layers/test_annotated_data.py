@@ -35,7 +35,7 @@ def database() -> None:
                 groups.append(pb.AnnotationGroup(group_label=c, annotation=[pb.Annotation(instance_id=5, bbox=box)]))
             datum = pb.Datum(encoded=True, data=cv2.imencode(".png", image)[1].tobytes())
             yield f"{i:08d}".encode(), pb.AnnotatedDatum(datum=datum, type=pb.AnnotatedDatum.BBOX, annotation_group=groups)
-    write_database(Path("db"), records(), 1 << 20)
+    write_database(Path("db"), records())
 
 
 def net(transform: str, annotated: str = "", phase: int = brew.TRAIN, batch: int = 4, source: str = "db") -> brew.Net:
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_named() -> None:
         net("")
     with pytest.raises(NetError, match="crop_size does not go with boxes"):
         net(f"crop_size: 20 {RESIZE}")
-    write_database(Path("bad"), [(b"0", pb.Datum(channels=1, height=2, width=2, data=b"1234"))], 1000)  # type: ignore[list-item]
+    write_database(Path("bad"), [(b"0", pb.Datum(channels=1, height=2, width=2, data=b"1234"))])  # type: ignore[list-item]
     with pytest.raises(DataError, match="the record is no AnnotatedDatum"):
         net(RESIZE, source="bad")
 

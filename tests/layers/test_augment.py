@@ -80,7 +80,7 @@ def database(encode: bool, sizes: bool = False) -> None:
                 yield f"{i:08d}".encode(), pb.Datum(encoded=True, label=i, data=cv2.imencode(".png", image)[1].tobytes())
             else:
                 yield f"{i:08d}".encode(), pb.Datum(channels=3, height=image.shape[0], width=image.shape[1], label=i, data=image.transpose(2, 0, 1).tobytes())
-    write_database(Path("db"), records(), 1 << 20)
+    write_database(Path("db"), records())
 
 
 def net(transform: str, phase: int = brew.TRAIN, seed: int = 1) -> brew.Net:

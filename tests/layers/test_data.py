@@ -25,7 +25,7 @@ def database(change: Callable[[int, pb.Datum], None] = lambda i, d: None, folder
             datum = pb.Datum(channels=3, height=8, width=9, data=image.tobytes(), label=i)
             change(i, datum)
             yield f"{i:08d}".encode(), datum
-    write_database(Path(folder), records(), IMAGES.size * 2)
+    write_database(Path(folder), records())
 
 
 def encoded(i: int, datum: pb.Datum) -> None:

@@ -40,7 +40,7 @@ def prepare(folder: Path, snapshot: int, extra: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     records = ((f"{i:08d}".encode(), pb.Datum(channels=3, height=12, width=12, data=rng.integers(0, 256, 432, np.uint8).tobytes(), label=i % 4)) for i in range(50))
-    write_database(folder / "db", records, 50 * 500)
+    write_database(folder / "db", records)
     (folder / "net.prototxt").write_text(NET)
     (folder / "solver.prototxt").write_text(SOLVER.replace("SNAPSHOT", str(snapshot)) + extra)
     return folder

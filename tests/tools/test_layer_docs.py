@@ -50,7 +50,7 @@ def files_for_readers() -> None:
     """What the examples of layers that read data name, small and in the working directory."""
     import cv2
     datums = [(f"{i}".encode(), pb.Datum(channels=1, height=28, width=28, data=bytes(784), label=i % 10)) for i in range(4)]
-    write_database(Path("mnist_train_lmdb"), datums, 10000)
+    write_database(Path("mnist_train_lmdb"), datums)
     boxed = pb.AnnotatedDatum(datum=pb.Datum(encoded=True, data=cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes()))
     with lmdb.open("trainval_lmdb", map_size=1 << 20) as env, env.begin(write=True) as txn:
         txn.put(b"0", boxed.SerializeToString())
