@@ -66,3 +66,24 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     log = tool("parse_log", ("parse_log", "parse_log"), "make tables of a training's log", "brew parse_log lenet.log .", logfile="the log", output_dir="the folder for LOG.train and LOG.test")
     flag(log, "verbose", action="store_true", help="taken, and says nothing more")
     flag(log, "delimiter", default=",", help="between columns (default ,)")
+
+    kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
+                              input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
+             "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",
+                            input="a table with filename, ymin, xmin, ymax, xmax; or a list of pictures", output="the .h5 or .csv file to write")}
+    for p in kinds.values():
+        flag(p, "model_def", required=True, metavar="NET", help="the deploy prototxt")
+        flag(p, "pretrained_model", required=True, metavar="MODEL", help="the caffemodel")
+        flag(p, "mean_file", default="", metavar="FILE", help=".npy or binaryproto; its mean of each channel is subtracted")
+        flag(p, "input_scale", type=float, help="a factor after the mean")
+        flag(p, "raw_scale", type=float, default=255.0, help="a factor before the mean (default 255)")
+        flag(p, "channel_swap", default="2,1,0", help="the order of channels (default 2,1,0: BGR)")
+    flag(kinds["classify"], "center_only", action="store_true", help="one crop instead of the mean over ten")
+    flag(kinds["classify"], "images_dim", default="256,256", help="height and width to resize to, before cropping (default 256,256)")
+    flag(kinds["classify"], "ext", default="jpg", help="the ending of a folder's pictures (default jpg)")
+    flag(kinds["classify"], "labels", default="", metavar="FILE", help="names of the classes, one a line: print the best five")
+    flag(kinds["detect"], "crop_mode", default="list", choices=["list", "selective_search"], help="where windows come from")
+    flag(kinds["detect"], "context_pad", type=int, default=16, help="pixels of what is around a window (default 16)")
+
+    tool("device_query", ("device_query", "device_query"), "show what brew can run on here", "brew device_query -gpu all")
+    tool("download_model", ("download_model", "download_model"), "download the weights that a model's readme names", "brew download_model models/bvlc_reference_caffenet", folder="the model's folder, with its readme.md")

@@ -16,19 +16,23 @@ from ..engine.errors import DataError, Position
 BLOCK = 1 << 18
 
 
-def md5(path: str | Path) -> str:
-    """The MD5 of a file, as data sets publish it."""
-    digest = hashlib.md5(usedforsecurity=False)
+def digest(path: str | Path, checksum: str) -> str:
+    """The checksum of a file, of the kind of `checksum`: MD5, as data sets publish it, or SHA-1, as models do."""
+    found = hashlib.new(_kind(checksum).replace("-", "").lower(), usedforsecurity=False)
     with open(path, "rb") as file:
         while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()
 
 
-def download(url: str, path: Path, checksum: str = "") -> Path:
-    """Fetch `url` into `path` unless it is there already; `checksum` is the MD5 it must have, if known.
+def _kind(checksum: str) -> str:
+    return "SHA-1" if len(checksum) == 40 else "MD5"
 
-    What has arrived lies in `path`.part; a later call asks the server for the rest.  Raises DataError.
+
+def download(url: str, path: Path, checksum: str = "", again: str = "calling brew data again") -> Path:
+    """Fetch `url` into `path` unless it is there already; `checksum` is the MD5 or SHA-1 it must have, if known.
+
+    What has arrived lies in `path`.part; a later call asks the server for the rest, and `again` says how to make it.  Raises DataError.
     """
     part = path.with_name(path.name + ".part")
     if not path.exists():
@@ -37,15 +41,14 @@ def download(url: str, path: Path, checksum: str = "") -> Path:
             _fetch(url, part)
         except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
             reason = getattr(e, "reason", None) or e
-            raise DataError(f"cannot download it: {reason}\n  calling brew data again goes on from the {part.stat().st_size if part.exists() else 0} bytes that arrived"
-                            "\n  or fetch the files by other means and name their folder with --from", Position(url)) from None
-        if checksum and md5(part) != checksum:
-            found = md5(part)
+            raise DataError(f"cannot download it: {reason}\n  {again} goes on from the {part.stat().st_size if part.exists() else 0} bytes that arrived"
+                            + ("\n  or fetch the files by other means and name their folder with --from" if "brew data" in again else ""), Position(url)) from None
+        if checksum and (found := digest(part, checksum)) != checksum:
             part.unlink()
-            raise DataError(f"what was downloaded has the MD5 {found}; it should be {checksum}", Position(url))
+            raise DataError(f"what was downloaded has the {_kind(checksum)} {found}; it should be {checksum}", Position(url))
         part.replace(path)
-    elif checksum and md5(path) != checksum:
-        raise DataError(f"has the MD5 {md5(path)}; it should be {checksum}\n  remove it to download it again", Position(str(path)))
+    elif checksum and (found := digest(path, checksum)) != checksum:
+        raise DataError(f"has the {_kind(checksum)} {found}; it should be {checksum}\n  remove it to download it again", Position(str(path)))
     return path
 
 

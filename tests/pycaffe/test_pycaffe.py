@@ -441,3 +441,38 @@ def test_another_caffe_is_not_pushed_aside() -> None:
     code = "import types, sys; sys.modules['caffe'] = types.ModuleType('caffe'); import brew; brew.install_as_caffe()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert result.returncode == 1 and "another caffe is imported already" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- classify, detect
+
+
+def brew_cli(*args: str, cwd: Path) -> Any:
+    import subprocess
+    return subprocess.run([sys.executable, "-m", "brew.tools.cli", *args], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_classify_and_detect_from_the_command_line(tmp_path: Path) -> None:
+    model = [f"--{name}={Path(file).name}" for name, file in zip(("model_def", "pretrained_model"), deployed(tmp_path))]
+    (tmp_path / "photos").mkdir()
+    for i, name in enumerate(("a.png", "b.png", "c.png")):
+        picture = np.zeros((20, 16, 3), np.uint8)
+        picture[:, :, i] = 255                                     # blue, green, red
+        cv2.imwrite(str(tmp_path / "photos" / name), picture)
+    (tmp_path / "labels.txt").write_text("blue\ngreen\nred\n")
+    result = brew_cli("classify", "photos", "p.npy", *model, "--raw_scale=1", "--images_dim=12,12", "--ext=png", "--labels=labels.txt", cwd=tmp_path)
+    assert result.returncode == 0 and np.load(tmp_path / "p.npy").argmax(1).tolist() == [0, 1, 2] and "photos/b.png" in result.stdout, result.stderr
+    assert [line.split('"')[1] for line in result.stdout.splitlines() if '"' in line][::3] == ["blue", "green", "red"]
+    (tmp_path / "w.csv").write_text("filename,ymin,xmin,ymax,xmax\nphotos/a.png,0,0,9,9\nphotos/c.png,5,5,14,14\n")
+    assert brew_cli("detect", "w.csv", "found.csv", *model, "--raw_scale=1", "--context_pad=0", cwd=tmp_path).returncode == 0
+    rows = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
+    assert rows[0] == ["filename", "class0", "class1", "class2", "ymin", "xmin", "ymax", "xmax"] and [np.argmax([float(v) for v in row[1:4]]) for row in rows[1:]] == [0, 2]
+    assert brew_cli("detect", "w.csv", "found.h5", *model, "--context_pad=2", cwd=tmp_path).returncode == 0
+    import h5py
+    with h5py.File(tmp_path / "found.h5") as file:
+        assert file["prediction"].shape == (2, 3) and file["window"][1].tolist() == [5, 5, 14, 14]
+    (tmp_path / "bad.csv").write_text("filename,ymin,xmin,ymax,xmax\nphotos/a.png,0,0,9\n")
+    for arguments, message in ((("classify", "photos", "p.npy", *model), "no files *.jpg"), (("classify", "missing.jpg", "p.npy", *model), "missing.jpg"),
+                               (("classify", "photos", "p.npy", *model, "--images_dim=256"), "takes 2 numbers"), (("detect", "bad.csv", "o.csv", *model, "--context_pad=2"), "bad.csv:2: four numbers"),
+                               (("detect", "w.csv", "o.txt", *model), "a .h5 or a .csv file")):
+        result = brew_cli(*arguments, cwd=tmp_path)
+        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
