@@ -20,6 +20,7 @@ from ..proto import brew_pb2 as pb
 from .database import DatabaseWriter
 
 SAME = {"jpeg": "jpg"}                                    # endings that name one kind of file
+AHEAD = 256                                               # records made while others are written
 
 
 class BrokenImage(Exception):
@@ -98,11 +99,12 @@ def convert_imageset(args: argparse.Namespace) -> int:
             if isinstance(result, BrokenImage):
                 broken.append(f"{args.root}{name}: {result}")
                 continue
-            if args.check_size and not result.encoded:
-                length = len(result.data) if length is None else length
-                if len(result.data) != length:
-                    raise DataError(f"{result.channels} x {result.height} x {result.width} values, where the pictures before have {length}", Position(args.root + name))
-            database.put(f"{i:08d}_{name}".encode("utf-8", "surrogateescape"), result.SerializeToString())
+            datum, record = result
+            if args.check_size and not datum.encoded:
+                length = len(datum.data) if length is None else length
+                if len(datum.data) != length:
+                    raise DataError(f"{datum.channels} x {datum.height} x {datum.width} values, where the pictures before have {length}", Position(args.root + name))
+            database.put(f"{i:08d}_{name}".encode("utf-8", "surrogateescape"), record)
         if len(broken) == len(lines):
             raise DataError(f"none of the {len(lines)} pictures can be read; the first: {broken[0]}\n  the root folder is put before each path as it is: it ends with /", Position(args.list))
     for line in broken:
@@ -111,19 +113,20 @@ def convert_imageset(args: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _in_order(lines: list[tuple[str, int]], root: str, size: tuple[int, int] | None, gray: bool, encode: str | None, threads: int) -> Iterator[pb.Datum | BrokenImage]:
-    """The record of each line, or why there is none, made ahead by threads."""
-    def make(name: str, label: int) -> pb.Datum | BrokenImage:
+def _in_order(lines: list[tuple[str, int]], root: str, size: tuple[int, int] | None, gray: bool, encode: str | None, threads: int) -> Iterator[tuple[pb.Datum, bytes] | BrokenImage]:
+    """The record of each line, also as bytes, or why there is none; made ahead by threads."""
+    def make(name: str, label: int) -> tuple[pb.Datum, bytes] | BrokenImage:
         try:
-            return make_datum(root + name, label, size, gray, encode)
+            datum = make_datum(root + name, label, size, gray, encode)
+            return datum, datum.SerializeToString()
         except BrokenImage as e:
             return e
 
     with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[pb.Datum | BrokenImage]] = deque()
+        ahead: deque[Future[tuple[pb.Datum, bytes] | BrokenImage]] = deque()
         for line in lines:
             ahead.append(pool.submit(make, *line))
-            if len(ahead) > 8 * threads:
+            if len(ahead) > AHEAD:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -1,6 +1,7 @@
 """Writing databases of Datums, LMDB or LevelDB, whole or not at all."""
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -78,11 +79,16 @@ class DatabaseWriter:
 
 
 class _Lmdb:
+    """Written through its map, without a copy on the way and without waiting for the disk before the end: it is whole or not there."""
+
     def __init__(self, folder: Path):
         folder.mkdir()
-        self.folder, self.env = folder, lmdb.open(str(folder), map_size=1 << 28)
+        self.folder, self.env = folder, lmdb.open(str(folder), map_size=1 << 28, sync=False, writemap=True)
 
     def write(self, records: list[tuple[bytes, bytes]]) -> None:
+        used, free = self.env.info()["last_pgno"] * self.env.stat()["psize"], self.env.info()["map_size"]
+        if 2 * sum(len(value) for _, value in records) + used + (16 << 20) > free:
+            self.env.set_mapsize(2 * free + BUFFER)
         while True:
             try:
                 with self.env.begin(write=True) as txn:
@@ -93,8 +99,10 @@ class _Lmdb:
                 self.env.set_mapsize(2 * self.env.info()["map_size"])
 
     def close(self) -> None:
+        size = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
         self.env.sync(True)
         self.env.close()
+        os.truncate(self.folder / "data.mdb", size)          # the map was larger
         (self.folder / "lock.mdb").unlink(missing_ok=True)
 
 
