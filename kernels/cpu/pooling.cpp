@@ -41,6 +41,25 @@ inline void by_lanes(long lanes, F f) {
   for (; l < lanes; ++l) f(l, std::integral_constant<int, 1>());
 }
 
+// f(pixel) for every pixel of a window. Whole windows of 2 x 2 and 3 x 3, which nearly all are, go without loops: they took
+// four times as long with them.
+template <int k, class F>
+inline void square(long width, const Window& w, F f) {
+  const long first = w.top * width + w.left;
+#pragma GCC unroll 3
+  for (int h = 0; h < k; ++h)
+#pragma GCC unroll 3
+    for (int c = 0; c < k; ++c) f(first + h * width + c);
+}
+template <class F>
+inline void each_pixel(long width, const Window& w, F f) {
+  const int high = w.bottom - w.top, wide = w.right - w.left;
+  if (high == 3 && wide == 3) return square<3>(width, w, f);
+  if (high == 2 && wide == 2) return square<2>(width, w, f);
+  for (int h = w.top; h < w.bottom; ++h)
+    for (int c = w.left; c < w.right; ++c) f(h * width + c);
+}
+
 template <bool keep>               // keep: write the winners
 void max_forward(const float* x, float* y, int* winner, long planes, long lanes, const PoolShape& s) {
   const long in = (long)s.height * s.width * lanes, out = (long)s.out_height * s.out_width * lanes;
@@ -56,14 +75,12 @@ void max_forward(const float* x, float* y, int* winner, long planes, long lanes,
           typename V::Floats best = V::all(-FLT_MAX), v;
           typename V::Ints won = V::all(-1);
           const float* plane = x + p * in + l0;
-          for (int h = w.top; h < w.bottom; ++h)
-            for (int c = w.left; c < w.right; ++c) {
-              const int at = h * s.width + c;
-              std::memcpy(&v, plane + (long)at * lanes, sizeof v);
-              const auto more = v > best;
-              best = more ? v : best;
-              if (keep) won = more ? V::all(at) : won;
-            }
+          each_pixel(s.width, w, [&](long at) {
+            std::memcpy(&v, plane + at * lanes, sizeof v);
+            const auto more = v > best;
+            best = more ? v : best;
+            if (keep) won = more ? V::all((int)at) : won;
+          });
           std::memcpy(y + o + l0, &best, sizeof best);
           if (keep) std::memcpy(winner + o + l0, &won, sizeof won);
         });
@@ -96,11 +113,10 @@ void ave_forward(const float* x, float* y, long planes, long lanes, const PoolSh
           constexpr int n = decltype(width)::value;
           typename Vector<n>::Floats sum = Vector<n>::all(0.0f), v;
           const float* plane = x + p * in + l0;
-          for (int h = w.top; h < w.bottom; ++h)
-            for (int c = w.left; c < w.right; ++c) {
-              std::memcpy(&v, plane + ((long)h * s.width + c) * lanes, sizeof v);
-              sum += v;
-            }
+          each_pixel(s.width, w, [&](long at) {
+            std::memcpy(&v, plane + at * lanes, sizeof v);
+            sum += v;
+          });
           sum = w.size > 0 ? sum / (float)w.size : sum;
           std::memcpy(y + o + l0, &sum, sizeof sum);
         });
