@@ -18,34 +18,48 @@ log = logging.getLogger("brew")
 
 
 def load(net: Net, path: str) -> None:
-    """Copy the weights of every layer that `path` and `net` both name. Raises WeightsError; the net is then unchanged."""
+    """Copy the weights of every layer that `path` and `net` both name; the log lists what was copied, what is new and what was
+    ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
     stored = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
     plan: list[tuple[Any, np.ndarray, tuple[int, ...], str]] = []
-    layers, used = net.layer_dict, 0
+    wrong: list[str] = []
+    table: list[tuple[str, str, str]] = []                       # (what became of it, layer, shapes)
+    layers = net.layer_dict
     for name, blobs in stored.items():
         layer = layers.get(name)
         if layer is None:
             log.info("Ignoring source layer %s", name)
+            if blobs:
+                table.append(("ignored", name, "not in this net"))
             continue
         if not blobs and not layer.blobs:
             continue
-        used += 1
+        table.append(("copied", name, ", ".join(_sizes(shape) for _, shape in blobs.values())))
         if not path.endswith(".h5") and not 0 <= len(layer.blobs) - len(blobs) <= layer.optional_blobs:
-            raise WeightsError(f'layer "{name}" has {len(blobs)} blobs in the file and {len(layer.blobs)} in the net'
-                               "\n  to train it anew, give the layer of the net another name", Position(path))
+            wrong.append(f'layer "{name}" has {len(blobs)} blobs in the file and {len(layer.blobs)} in the net')
+            continue
         for k, (array, shape) in blobs.items():
+            what = f'blob {k} of layer "{name}"'
             if k >= len(layer.blobs):
-                raise WeightsError(f'layer "{name}" has a blob {k} in the file and {len(layer.blobs)} blobs in the net', Position(path))
-            plan.append((layer.blobs[k], array, shape, f'blob {k} of layer "{name}"'))
-    for blob, array, shape, what in plan:                        # check all before touching any
-        if not blob.fits(shape):
-            raise WeightsError(f"{what} has the shape {shape} in the file and {blob.shape} in the net"
-                               "\n  to train it anew, give the layer of the net another name", Position(path))
-    if not used:
+                wrong.append(f'layer "{name}" has a blob {k} in the file and {len(layer.blobs)} blobs in the net')
+            elif not layer.blobs[k].fits(shape):
+                wrong.append(f"{what} has the shape {shape} in the file and {layer.blobs[k].shape} in the net")
+            else:
+                plan.append((layer.blobs[k], array, shape, what))
+    if wrong:                                                    # before any is touched
+        raise WeightsError("\n  ".join([*wrong, "to train a layer anew, give that of the net another name"]), Position(path))
+    if not any(row[0] == "copied" for row in table):
         raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
                            f"\n  layers of the net: {' '.join(net.params)}", Position(path))
     for blob, array, shape, what in plan:
         blob.load_array(array, shape, what)
+    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in net.params.items() if name not in stored]
+    width = max(len(name) for _, name, _ in table)
+    log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
 
 
 def _read_binary(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:

@@ -67,6 +67,11 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(log, "verbose", action="store_true", help="taken, and says nothing more")
     flag(log, "delimiter", default=",", help="between columns (default ,)")
 
+    plot = tool("plot_training_log", ("plot_log", "plot_training_log"), "draw curves of trainings from their logs", "brew plot_training_log 6 loss.svg first.log second.log")
+    plot.add_argument("type", type=int, help="0, 1: test accuracy; 2, 3: test loss; 4, 5: learning rate; 6, 7: train loss; over iterations, or (odd) seconds")
+    plot.add_argument("picture", help="the file to write: png, svg or pdf")
+    plot.add_argument("logs", nargs="+", help="logs, or metrics files (.jsonl)")
+
     kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
                               input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
              "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",

@@ -121,6 +121,13 @@ def _jpeg_pack(data: bytes, name: str) -> Iterator[tuple[int, np.ndarray]]:
         at += 3 + length
 
 
+def _packs(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples:
+    """One pack of JPEGs for each part; channels in the order BGR, as nets of ImageNet have them."""
+    name = next(n for n in spec.files if ("train" in n) == train)
+    labels, images = zip(*_jpeg_pack(unpack_gzip(fetch(name), name), name))
+    return np.stack(images)[:, ::-1], np.array(labels, np.uint8)
+
+
 def _digits(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples:
     """scikit-learn's 1797 handwritten digits (8 x 8, UCI "Optical recognition of handwritten digits"): four fifths to train."""
     try:
@@ -153,6 +160,8 @@ SETS = {
         "emnist-letters-train-labels-idx1-ubyte.gz": "49ecae16ee4c7ab14dcf3e8d8c39090b",
         "emnist-letters-test-images-idx3-ubyte.gz": "811ee95d607652077616dbaaea581e1d",
         "emnist-letters-test-labels-idx1-ubyte.gz": "dd1687ca8200da91c0dfd6321518806d"}),
+    # part of Tiny ImageNet (Le and Yang, 2015: 64 x 64, 200 classes), as packs of JPEGs that are not published: --from names their folder
+    "tiny-imagenet-subset": DataSet(_packs, "{:08d}", files={"train.jpegs.gz": "", "val.jpegs.gz": ""}),
     "cifar10": DataSet(_cifar, "{:05d}", "https://www.cs.toronto.edu/~kriz/", "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d13530",
                        {f"{name}.bin": "" for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")}),
 }
@@ -202,6 +211,8 @@ def _reader(spec: DataSet, target: Path, source: str, url: str) -> Callable[[str
     """A function from a file's name to its bytes: from `source`, or downloaded beside the databases."""
     if source:
         return lambda name: _from_folder(Path(source), name)
+    if spec.files and not (url or spec.url):
+        raise DataError("these files are published nowhere: --from names the folder that they are in")
     base = (url or spec.url).rstrip("/") + "/"
     if not spec.archive:
         return lambda name: download(base + name, target / "downloads" / name).read_bytes()

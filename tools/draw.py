@@ -15,7 +15,7 @@ from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import BrewError
 from ..proto import brew_pb2 as pb
-from ..proto import read_net
+from ..proto import read_net, upgrade_net
 from .summary import short
 
 FORMATS = ("svg", "png", "pdf")
@@ -50,6 +50,9 @@ def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", pha
     """
     if format not in FORMATS:
         raise NetError(f'pictures of nets are {", ".join(FORMATS)}, found "{format}"')
+    upgraded = pb.NetParameter()
+    upgraded.CopyFrom(param)
+    param = upgrade_net(upgraded)
     ranks, sideways = _ranks(_nodes(param, phase, rates)), direction.upper() in ("LR", "RL")
     return _render(ranks, _place(ranks, sideways), sideways, param.name, format)
 

@@ -182,8 +182,20 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_changes() -> None:
     with pytest.raises(WeightsError) as e:
         b.copy_from("w.caffemodel")
     assert str(e.value) == ('w.caffemodel: blob 0 of layer "c" has the shape (32, 3, 3, 3) in the file and (16, 3, 3, 3) in the net\n'
-                            "  to train it anew, give the layer of the net another name")
+                            '  blob 1 of layer "c" has the shape (32,) in the file and (16,) in the net\n  to train a layer anew, give that of the net another name')
     assert (b.params["c"][0].data == before).all()
+
+
+def test_the_log_lists_what_became_of_each_layer(caplog: pytest.LogCaptureFixture) -> None:
+    net(CONV).save("w.caffemodel")
+    more = f'layer {{ name: "ip_new" type: "InnerProduct" bottom: "x0" top: "z" {IP % 2} }}'
+    with caplog.at_level("INFO", logger="brew"):
+        net(CONV + more).copy_from("w.caffemodel")
+    assert "Weights from w.caffemodel:\n    copied   c       32 x 3 x 3 x 3, 32\n    new      ip_new  2 x 192, 2" in caplog.text
+    net(CONV + more).save("more.caffemodel")
+    with caplog.at_level("INFO", logger="brew"):
+        net(CONV).copy_from("more.caffemodel")
+    assert "ignored  ip_new  not in this net" in caplog.text and "Ignoring source layer ip_new" in caplog.text
 
 
 def test_weights_of_another_net_are_refused() -> None:

@@ -205,6 +205,18 @@ def test_tables_of_a_log(tmp_path: Path) -> None:
     assert result.returncode == 1 and "none.log: this log holds no net outputs" in result.stderr
 
 
+def test_curves_of_several_trainings(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text(LOG + "\n")
+    (tmp_path / "b_metrics.jsonl").write_text('{"iteration": 0, "loss": 2.5, "lr": 0.1, "seconds": 1.0}\n{"iteration": 0, "test": 0, "accuracy": 0.2, "loss": 2.0}\n'
+                                              '{"iteration": 100, "loss": 0.7, "lr": 0.01, "seconds": 3.5}\n{"iteration": 100, "te')
+    for number in ("0", "3", "4", "7"):
+        result = run("plot_training_log", number, "c.svg", "a.log", "b_metrics.jsonl", cwd=tmp_path)
+        assert result.returncode == 0 and "c.svg: 2 curves" in result.stdout and (tmp_path / "c.svg").read_bytes().startswith(b"<?xml"), result.stderr
+    for arguments, message in ((("9", "c.svg", "a.log"), "a chart is 0 (test accuracy over iteration)"), (("0", "c.bmp", "a.log"), "a picture is png, svg, pdf"), (("0", "c.svg", "no.log"), "no.log")):
+        result = run("plot_training_log", *arguments, cwd=tmp_path)
+        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_device_query_tells_of_the_cpu(tmp_path: Path) -> None:
     result = run("device_query", cwd=tmp_path)
     assert result.returncode == 0 and "threads" in result.stdout and "oneDNN" in result.stdout

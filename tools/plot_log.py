@@ -1,0 +1,67 @@
+"""brew plot_training_log: curves of one or several trainings over each other."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..engine.errors import DataError, Position
+from .metrics import read_metrics
+from .parse_log import Row, parse
+
+FORMATS = ("png", "svg", "pdf")
+# Caffe's chart types: (of the test or of training, what the name of its outputs holds, over what)
+CHARTS: dict[int, tuple[str, str, str]] = {0: ("test", "acc", "NumIters"), 1: ("test", "acc", "Seconds"), 2: ("test", "loss", "NumIters"), 3: ("test", "loss", "Seconds"),
+                                           4: ("train", "LearningRate", "NumIters"), 5: ("train", "LearningRate", "Seconds"), 6: ("train", "loss", "NumIters"), 7: ("train", "loss", "Seconds")}
+AXES = {"NumIters": "iteration", "Seconds": "seconds", "LearningRate": "learning rate", "acc": "accuracy", "loss": "loss"}
+
+
+def runs_of(path: str) -> dict[str, list[Row]]:
+    """{"train": rows, "test": rows} of a log, or of a metrics file (.jsonl). Raises DataError."""
+    if not path.endswith(".jsonl"):
+        return dict(zip(("train", "test"), parse(path)))
+    try:
+        records = read_metrics(path)
+    except OSError as e:
+        raise DataError(e.strerror or str(e), Position(path)) from None
+    train = [{"NumIters": r["iteration"], "Seconds": r["seconds"], "LearningRate": r["lr"], "loss": r["loss"]} for r in records if "loss" in r and "test" not in r]
+    seconds: Callable[[int], float] = lambda i: max((row["Seconds"] for row in train if row["NumIters"] <= i), default=0.0)  # noqa: E731
+    test = [{"NumIters": r["iteration"], "Seconds": seconds(r["iteration"]), **{k: v for k, v in r.items() if isinstance(v, float)}} for r in records if "test" in r]
+    return {"train": train, "test": test}
+
+
+def plot_training_log(args: argparse.Namespace) -> int:
+    """Draw as `brew plot_training_log` was asked to. Raises DataError for a chart without anything to show."""
+    kind = Path(args.picture).suffix[1:].lower()
+    if kind not in FORMATS:
+        raise DataError(f'a picture is {", ".join(FORMATS)}, found "{kind}"', Position(args.picture))
+    if args.type not in CHARTS:
+        raise DataError("a chart is " + ", ".join(f"{n} ({which} {AXES[what]} over {AXES[over]})" for n, (which, what, over) in CHARTS.items()))
+    which, what, over = CHARTS[args.type]
+    curves: list[tuple[str, list[Any], list[Any]]] = []
+    for path in args.logs:
+        rows = runs_of(path)[which]
+        for name in dict.fromkeys(name for row in rows for name in row if what in name):
+            points = [(row[over], row[name]) for row in rows if name in row]
+            curves.append((f"{Path(path).stem}: {name}" if name != what or len(args.logs) == 1 else Path(path).stem, *map(list, zip(*points))))  # type: ignore[arg-type]
+    if not curves:
+        raise DataError(f"there is no {which} {AXES[what]} in {', '.join(args.logs)}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DataError("drawing needs matplotlib: pip install 'brew[plot]'") from None
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axis = figure.add_subplot()
+    for name, x, y in curves:
+        axis.plot(x, y, label=name, linewidth=1.2, marker="." if len(x) < 60 else None)
+    axis.set_xlabel(AXES[over])
+    axis.set_ylabel(f"{which} {AXES[what]}")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    try:
+        figure.savefig(args.picture, format=kind, dpi=120)
+    except OSError as e:
+        raise DataError(e.strerror or str(e), Position(args.picture)) from None
+    print(f"{args.picture}: {len(curves)} curves")
+    return 0
