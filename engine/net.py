@@ -61,7 +61,8 @@ class Net:
         self._bottom_ids: list[list[int]] = []
         self._top_ids: list[list[int]] = []
         numbers: dict[str, int] = {}
-        stores: dict[int, int] = {}                            # bytes of values
+        stores: set[int] = set()                               # that `held` counts
+        held = 0                                               # bytes of values
         memory = 0                                             # as Caffe counts it, layers in place included
         if log.isEnabledFor(logging.INFO):
             log.info("Initializing net from parameters: \n%s", to_text(self.param))
@@ -96,9 +97,10 @@ class Net:
                 if weight:
                     log.info("    with loss weight %g", weight)
             log.info("Memory required for data: %d", memory)
-            stores.update({id(blob.value.store): 4 * blob.count for blob in top})
+            held += sum(4 * blob.count for blob in top if id(blob.value.store) not in stores)
+            stores.update(id(blob.value.store) for blob in top)
             if not Layer.dry and self.phase == pb.TRAIN:       # all values are kept; gradients take turns
-                check_memory(p, sum(stores.values()), "the net up to here")
+                check_memory(p, held, "the net up to here")
             elif not Layer.dry:
                 check_memory(p, 4 * sum(blob.count for blob in {*bottom, *top}), "this layer, with what it reads and makes,")
             self.layers.append(layer)

@@ -33,11 +33,15 @@ _PARAM_NAMES = param_name_dict()
 
 def to_proto(*tops: Top) -> pb.NetParameter:
     """The net of all layers that these tops need."""
+    return _net([top.fn for top in tops], {})
+
+
+def _net(functions: Sequence[Function], names: dict[Top | Function, str]) -> pb.NetParameter:
+    """These layers, and before them those that they need. What has no name in `names` gets one from its type."""
     layers: OrderedDict[Function, pb.LayerParameter] = OrderedDict()
     counts: Counter[str] = Counter()
-    names: dict[Top | Function, str] = {}
-    for top in tops:
-        top.fn._to_proto(layers, names, counts)
+    for function in functions:
+        function._to_proto(layers, names, counts)
     net = pb.NetParameter()
     net.layer.extend(layers.values())
     return net
@@ -188,16 +192,10 @@ class NetSpec:
         """The net, layers after those that they need. A layer without tops (Silence) is a Function here, and named all the same."""
         names: dict[Top | Function, str] = {}
         for name, value in self.tops.items():
-            names.setdefault(value, name)
-        layers: OrderedDict[Function, pb.LayerParameter] = OrderedDict()
-        counts: Counter[str] = Counter()
-        for name, value in self.tops.items():
             if not isinstance(value, (Top, Function)):
                 raise NetError(f'the attribute "{name}" of this NetSpec is no Top, but {value!r}')
-            (value.fn if isinstance(value, Top) else value)._to_proto(layers, names, counts)
-        net = pb.NetParameter()
-        net.layer.extend(layers.values())
-        return net
+            names.setdefault(value, name)
+        return _net([value.fn if isinstance(value, Top) else value for value in self.tops.values()], names)
 
 
 class Layers:

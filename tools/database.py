@@ -86,9 +86,6 @@ class _Lmdb:
         self.folder, self.env = folder, lmdb.open(str(folder), map_size=1 << 28, sync=False, writemap=True)
 
     def write(self, records: list[tuple[bytes, bytes]]) -> None:
-        used, free = self.env.info()["last_pgno"] * self.env.stat()["psize"], self.env.info()["map_size"]
-        if 2 * sum(len(value) for _, value in records) + used + (16 << 20) > free:
-            self.env.set_mapsize(2 * free + BUFFER)
         while True:
             try:
                 with self.env.begin(write=True) as txn:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.errors import DataError, Position
-from ..engine.files import write_whole
 from ..engine.random import permutation
 from ..proto import brew_pb2 as pb
 from .database import write_database
+from .image_mean import write_mean
 from .download import download, free_space
 
 Samples = tuple[np.ndarray, np.ndarray]                   # images (n, C, H, W) uint8, labels (n)
@@ -194,9 +194,7 @@ def build(name: str, folder: str = "", source: str = "", url: str = "", spec: Da
             count = write_database(database, _records(spec, images, labels))
             print(f"{database}: {count} images of {' x '.join(map(str, images.shape[1:]))}")
         if part == "train":
-            average = images.mean(0, dtype=np.float64).astype(np.float32)
-            blob = pb.BlobProto(num=1, channels=average.shape[0], height=average.shape[1], width=average.shape[2], data=average.ravel())
-            write_whole(mean, blob.SerializeToString())
+            write_mean(mean, images.mean(0, dtype=np.float64))
             print(f"{mean}: the mean of the training images")
     return 0
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -38,13 +39,16 @@ def compute_image_mean(args: argparse.Namespace) -> int:
             total += values
     assert total is not None                               # an empty database is not opened
     mean = total / database.size
-    channels, height, width = mean.shape
     if args.output:
-        blob = pb.BlobProto(num=1, channels=channels, height=height, width=width)
-        blob.data.extend(mean.astype(np.float32).ravel())
         log.info("Write to %s", args.output)
-        write_whole(args.output, blob.SerializeToString())
-    log.info("Number of channels: %d", channels)
-    for c in range(channels):
-        log.info("mean_value channel [%d]: %g", c, mean[c].mean())
+        write_mean(args.output, mean)
+    log.info("Number of channels: %d", len(mean))
+    for c, plane in enumerate(mean):
+        log.info("mean_value channel [%d]: %g", c, plane.mean())
     return 0
+
+
+def write_mean(path: str | Path, mean: np.ndarray) -> None:
+    """A mean file of an array (C, H, W), with the four axes of Caffe's first years."""
+    channels, height, width = mean.shape
+    write_whole(path, pb.BlobProto(num=1, channels=channels, height=height, width=width, data=mean.astype(np.float32).ravel()).SerializeToString())
