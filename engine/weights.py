@@ -20,7 +20,7 @@ log = logging.getLogger("brew")
 def load(net: Net, path: str) -> None:
     """Copy the weights of every layer that `path` and `net` both name; the log lists what was copied, what is new and what was
     ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
-    stored = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    stored = read(path)
     plan: list[tuple[Any, np.ndarray, tuple[int, ...], str]] = []
     wrong: list[str] = []
     table: list[tuple[str, str, str]] = []                       # (what became of it, layer, shapes)
@@ -56,6 +56,11 @@ def load(net: Net, path: str) -> None:
     table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in net.params.items() if name not in stored]
     width = max(len(name) for _, name, _ in table)
     log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
+
+
+def read(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
+    """{layer: {number: (values, shape)}} of a caffemodel, binary or (if it ends in .h5) HDF5. Raises WeightsError."""
+    return _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

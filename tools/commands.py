@@ -72,6 +72,19 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     plot.add_argument("picture", help="the file to write: png, svg or pdf")
     plot.add_argument("logs", nargs="+", help="logs, or metrics files (.jsonl)")
 
+    surgery = tool("surgery", ("surgery", "surgery"), "change a net and its weights together",
+                   "brew surgery cast fc6=fc6-conv fc7=fc7-conv -model deploy.prototxt -weights w.caffemodel -out_model conv.prototxt -out_weights conv.caffemodel")
+    surgery.add_argument("operation", choices=["rename", "drop", "cast", "transplant", "prune", "fold", "average"],
+                         help="rename OLD=NEW: layers; drop LAYER; cast LAYER[=NEW]: InnerProduct to Convolution; transplant [LAYER=DONORS]: weights of -donor; "
+                              "prune LAYER=PART: channels, the weakest first; fold: BatchNorm and Scale into convolutions; average: several -weights")
+    surgery.add_argument("words", nargs="*", metavar="LAYER[=...]", help="what to work on")
+    flag(surgery, "model", default="", metavar="NET", help="the net's prototxt; rename, drop, transplant and average can do without")
+    flag(surgery, "weights", required=True, metavar="MODEL", help="the caffemodel (average: several, with commas between)")
+    flag(surgery, "donor", default="", metavar="MODEL", help="transplant: the caffemodel that weights come from")
+    flag(surgery, "shares", default="", metavar="NUMBERS", help="average: the weight of each model, with commas between (default: equal)")
+    flag(surgery, "out_model", default="", metavar="NET", help="the prototxt to write")
+    flag(surgery, "out_weights", required=True, metavar="MODEL", help="the caffemodel to write")
+
     kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
                               input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
              "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",
