@@ -85,6 +85,12 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(surgery, "out_model", default="", metavar="NET", help="the prototxt to write")
     flag(surgery, "out_weights", required=True, metavar="MODEL", help="the caffemodel to write")
 
+    export = tool("export", ("onnx_graph", "export"), "write a net and its weights as an ONNX model", "brew export -model deploy.prototxt -weights w.caffemodel -output net.onnx")
+    flag(export, "model", required=True, metavar="NET", help="the net's prototxt, in its TEST form; data layers become inputs, losses are left out")
+    flag(export, "weights", default="", metavar="MODEL", help="the caffemodel")
+    flag(export, "output", required=True, metavar="FILE", help="the .onnx file to write")
+    flag(export, "any_batch", action="store_true", help="leave the number of items open")
+
     kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
                               input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
              "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",
