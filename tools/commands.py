@@ -91,6 +91,12 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(export, "output", required=True, metavar="FILE", help="the .onnx file to write")
     flag(export, "any_batch", action="store_true", help="leave the number of items open")
 
+    taken = tool("import", ("torch_import", "import_weights"), "take the weights of a PyTorch model", "brew import resnet50 resnet50.pth -out_model resnet50.prototxt -out_weights resnet50.caffemodel",
+                 net="vgg16, squeezenet, resnet50 or inception_v3, as torchvision has them; or a prototxt, with -names", state="the state dict, a .pth file")
+    flag(taken, "names", default="", metavar="FILE", help="on each line a layer, a space, and the torch module whose weights it takes")
+    flag(taken, "out_model", required=True, metavar="NET", help="the prototxt to write")
+    flag(taken, "out_weights", required=True, metavar="MODEL", help="the caffemodel to write")
+
     kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
                               input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
              "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",
