@@ -1,8 +1,9 @@
-"""brew classify and detect: what Caffe's classify.py and detect.py do."""
+"""brew classify and detect, what Caffe's classify.py and detect.py do; and brew activations."""
 from __future__ import annotations
 
 import argparse
 import csv
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ..engine.errors import DataError, Position, read_bytes
-from ..proto import BrewError
+from ..engine.errors import DataError, NetError, Position, nearest, read_bytes
+from ..proto import BrewError, read_binary, shape_of, to_array
 from ..proto import brew_pb2 as pb
 from ..tools.cli import choose_device
+from ..tools.pictures import save_bars, save_picture, tiles
 from . import io
-from .classifier import Classifier
+from .classifier import Classifier, preprocessing
 from .detector import Detector
+from .pycaffe import TEST, Net
 
 CHUNK = 16                                                # pictures held at a time
 
@@ -67,6 +70,35 @@ def detect(args: argparse.Namespace) -> int:
     names = [f["filename"] for f in found]
     _save(args.output, lambda path: (_save_csv if args.output.endswith("csv") else _save_h5)(path, names, windows, predictions))
     print(f"{args.output}: {len(found)} windows")
+    return 0
+
+
+def activations(args: argparse.Namespace) -> int:
+    """Draw what a blob holds for an image, as `brew activations` was asked to: a tile for each channel, or a bar for each value."""
+    choose_device(args.gpu)
+    net = Net(args.model_def, TEST, weights=args.pretrained_model)
+    net.keep_values = True
+    name = net.inputs[0]
+    if args.blob not in net.blobs:
+        raise NetError(f'the net has no blob "{args.blob}"{nearest(args.blob, net.blobs)}\n  blobs: {", ".join(b for b in net.blobs if "_split_" not in b)}')
+    net.blobs[name].reshape(1, *net.blobs[name].shape[1:])
+    transformer, size = preprocessing(net, **_preprocessing(args))
+    image = io.load_image(args.image, color=net.blobs[name].shape[1] == 3)
+    net.blobs[name].data[...] = transformer.preprocess(name, io.resize_image(image, size))
+    net.forward()
+    values = net.blobs[args.blob].data[0]
+    planes = values.reshape(len(values), *(values.shape[1:] or (1, 1)))
+    if planes.ndim != 3:
+        raise NetError(f'blob "{args.blob}" has the shape {net.blobs[args.blob].shape}; images and vectors can be drawn')
+    if planes.shape[1:] == (1, 1):
+        _save(args.picture, lambda path: save_bars(path, planes.ravel(), args.blob))
+    else:
+        save_picture(args.picture, tiles(planes, ceil(sqrt(len(planes))), args.each))
+    peaks = planes.max((1, 2))
+    for channel in np.argsort(-peaks, kind="stable")[:5]:
+        place = np.unravel_index(planes[channel].argmax(), planes.shape[1:])
+        print(f"channel {channel:4}  at most {peaks[channel]:.4g}" + (f" (row {place[0]}, column {place[1]})" if planes.shape[1:] != (1, 1) else ""))
+    print(f"{args.picture}: {' x '.join(map(str, values.shape))}")
     return 0
 
 
@@ -129,11 +161,7 @@ def _preprocessing(args: argparse.Namespace) -> dict[str, Any]:
             mean = _array(args.mean_file)
             mean = mean.mean((1, 2)) if mean.ndim == 3 else mean      # as Caffe's scripts: one value for each channel
         else:
-            blob = pb.BlobProto()
-            try:
-                blob.ParseFromString(read_bytes(args.mean_file, "this mean file", DataError))
-                mean = io.blobproto_to_array(blob)[0].mean((1, 2))
-            except Exception as e:
-                raise DataError(f"this is neither .npy nor a mean file: {e}", Position(args.mean_file)) from None
+            blob = read_binary(args.mean_file, pb.BlobProto(), "mean file")
+            mean = to_array(blob).reshape(shape_of(blob)[-3:]).mean((1, 2))
     return {"mean": mean, "input_scale": args.input_scale, "raw_scale": args.raw_scale,
             "channel_swap": _numbers(args.channel_swap, int, "channel_swap") if args.channel_swap else None}

@@ -63,6 +63,8 @@ def make_parser() -> Parser:
     flag(train, "weights", default="", metavar="MODELS", help="start from these caffemodels, with commas between")
     flag(train, "level", type=int, default=0, help="the train net's level")
     flag(train, "stage", default="", help="the train net's stages, with commas between")
+    flag(train, "tensorboard", default="", metavar="DIR", help="write scalars, and histograms of weights and gradients, for TensorBoard")
+    flag(train, "plot", action="store_true", help="keep the picture of the curve up to date while training")
     for name, default in (("sigint_effect", "stop"), ("sighup_effect", "snapshot")):
         flag(train, name, default=default, choices=["stop", "snapshot", "none"], help=f"what {name[:6].upper()} does (default {default})")
 

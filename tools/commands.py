@@ -69,7 +69,7 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
 
     plot = tool("plot_training_log", ("plot_log", "plot_training_log"), "draw curves of trainings from their logs", "brew plot_training_log 6 loss.svg first.log second.log")
     plot.add_argument("type", type=int, help="0, 1: test accuracy; 2, 3: test loss; 4, 5: learning rate; 6, 7: train loss; over iterations, or (odd) seconds")
-    plot.add_argument("picture", help="the file to write: png, svg or pdf")
+    plot.add_argument("picture", help="the file to write: png, svg, pdf, or html (a page to zoom and point in)")
     plot.add_argument("logs", nargs="+", help="logs, or metrics files (.jsonl)")
 
     surgery = tool("surgery", ("surgery", "surgery"), "change a net and its weights together",
@@ -100,7 +100,9 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     kinds = {"classify": tool("classify", (".pycaffe.scripts", "classify"), "classify pictures with a trained net", "brew classify photos/ prob.npy --model_def deploy.prototxt --pretrained_model w.caffemodel",
                               input="a picture, a folder of them, or an .npy array of them", output="the .npy file to write: (pictures, classes)"),
              "detect": tool("detect", (".pycaffe.scripts", "detect"), "classify windows of pictures with a trained net", "brew detect windows.csv found.csv --model_def deploy.prototxt --pretrained_model w.caffemodel",
-                            input="a table with filename, ymin, xmin, ymax, xmax; or a list of pictures", output="the .h5 or .csv file to write")}
+                            input="a table with filename, ymin, xmin, ymax, xmax; or a list of pictures", output="the .h5 or .csv file to write"),
+             "activations": tool("activations", (".pycaffe.scripts", "activations"), "draw what an image lights up", "brew activations cat.jpg conv1 conv1.png --model_def deploy.prototxt --pretrained_model w.caffemodel",
+                                 image="the image", blob="the blob to draw", picture="the file to write: png or jpg")}
     for p in kinds.values():
         flag(p, "model_def", required=True, metavar="NET", help="the deploy prototxt")
         flag(p, "pretrained_model", required=True, metavar="MODEL", help="the caffemodel")
@@ -108,12 +110,19 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
         flag(p, "input_scale", type=float, help="a factor after the mean")
         flag(p, "raw_scale", type=float, default=255.0, help="a factor before the mean (default 255)")
         flag(p, "channel_swap", default="2,1,0", help="the order of channels (default 2,1,0: BGR)")
+    flag(kinds["activations"], "each", action="store_true", help="from black to white within each channel, instead of over all")
     flag(kinds["classify"], "center_only", action="store_true", help="one crop instead of the mean over ten")
     flag(kinds["classify"], "images_dim", default="256,256", help="height and width to resize to, before cropping (default 256,256)")
     flag(kinds["classify"], "ext", default="jpg", help="the ending of a folder's pictures (default jpg)")
     flag(kinds["classify"], "labels", default="", metavar="FILE", help="names of the classes, one a line: print the best five")
     flag(kinds["detect"], "crop_mode", default="list", choices=["list", "selective_search"], help="where windows come from")
     flag(kinds["detect"], "context_pad", type=int, default=16, help="pixels of what is around a window (default 16)")
+
+    filters = tool("filters", ("pictures", "filters"), "draw what a layer has learned to look for", "brew filters squeezenet.caffemodel conv1 conv1.png",
+                   weights="the caffemodel", layer="a Convolution or InnerProduct", picture="the file to write: png or jpg")
+    flag(filters, "count", type=int, default=64, help="at most so many filters, and inputs of each (default 64)")
+    flag(filters, "each", action="store_true", help="from black to white within each tile, instead of over all")
+    flag(filters, "rgb", action="store_true", help="the three inputs are R, G, B (default: B, G, R, as in Caffe)")
 
     tool("device_query", ("device_query", "device_query"), "show what brew can run on here", "brew device_query -gpu all")
     tool("download_model", ("download_model", "download_model"), "download the weights that a model's readme names", "brew download_model models/bvlc_reference_caffenet", folder="the model's folder, with its readme.md")

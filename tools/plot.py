@@ -1,13 +1,19 @@
-"""The curve of a training as a picture, from its metrics file."""
+"""The curve of a training as a picture, from its metrics file: at the end, or live."""
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
+from ..engine.errors import SolverError
+from ..engine.files import write_whole
 from .metrics import read_metrics
 
 
 def plot_curve(metrics: str | Path, picture: str | Path) -> bool:
-    """Draw loss and test results over iterations into `picture` (PNG or SVG). False without matplotlib (extra [plot])."""
+    """Draw loss and test results over iterations into `picture` (a PNG), which is always a whole one. False without matplotlib
+    (extra [plot])."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -35,7 +41,30 @@ def plot_curve(metrics: str | Path, picture: str | Path) -> bool:
             right.plot([r["iteration"] for r in tests], [r[name] for r in tests], color=color, marker=".", label=f"test {name}")
         right.set_ylabel(", ".join(scores))
         handles = tuple(a + b for a, b in zip(handles, right.get_legend_handles_labels()))  # type: ignore[assignment]
-    axis.legend(*handles, loc="center right")
+    if handles[0]:
+        axis.legend(*handles, loc="center right")
     axis.grid(alpha=0.3)
-    figure.savefig(picture, dpi=120)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=120)
+    write_whole(picture, out.getvalue())
     return True
+
+
+class LivePlot:
+    """A watcher of a solver, behind Metrics, that keeps `picture` up to date; drawing takes at most a twentieth of the time."""
+
+    def __init__(self, metrics: str, picture: str):
+        self.metrics, self.picture = metrics, picture
+        self.took, self.drawn = 0.0, perf_counter()
+        if not plot_curve(metrics, picture):
+            raise SolverError("-plot needs matplotlib: pip install 'brew[plot]'")
+
+    def on_display(self, solver: Any, loss: float) -> None:
+        now = perf_counter()
+        if now - self.drawn > 20 * self.took:
+            plot_curve(self.metrics, self.picture)
+            self.drawn = perf_counter()
+            self.took = self.drawn - now
+
+    def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
+        self.on_display(solver, 0.0)

@@ -2,15 +2,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataError, Position
+from ..engine.files import write_whole
 from .metrics import read_metrics
 from .parse_log import Row, parse
 
-FORMATS = ("png", "svg", "pdf")
+FORMATS = ("png", "svg", "pdf", "html")
+Curve = tuple[str, list[Any], list[Any]]      # name, x, y
 # Caffe's chart types: (of the test or of training, what the name of its outputs holds, over what)
 CHARTS: dict[int, tuple[str, str, str]] = {0: ("test", "acc", "NumIters"), 1: ("test", "acc", "Seconds"), 2: ("test", "loss", "NumIters"), 3: ("test", "loss", "Seconds"),
                                            4: ("train", "LearningRate", "NumIters"), 5: ("train", "LearningRate", "Seconds"), 6: ("train", "loss", "NumIters"), 7: ("train", "loss", "Seconds")}
@@ -39,7 +42,7 @@ def plot_training_log(args: argparse.Namespace) -> int:
     if args.type not in CHARTS:
         raise DataError("a chart is " + ", ".join(f"{n} ({which} {AXES[what]} over {AXES[over]})" for n, (which, what, over) in CHARTS.items()))
     which, what, over = CHARTS[args.type]
-    curves: list[tuple[str, list[Any], list[Any]]] = []
+    curves: list[Curve] = []
     for path in args.logs:
         rows = runs_of(path)[which]
         for name in dict.fromkeys(name for row in rows for name in row if what in name):
@@ -47,6 +50,13 @@ def plot_training_log(args: argparse.Namespace) -> int:
             curves.append((f"{Path(path).stem}: {name}" if name != what or len(args.logs) == 1 else Path(path).stem, *map(list, zip(*points))))  # type: ignore[arg-type]
     if not curves:
         raise DataError(f"there is no {which} {AXES[what]} in {', '.join(args.logs)}")
+    x_name, y_name = AXES[over], f"{which} {AXES[what]}"
+    write_whole(args.picture, _page(curves, x_name, y_name) if kind == "html" else _picture(curves, x_name, y_name, kind))
+    print(f"{args.picture}: {len(curves)} curves")
+    return 0
+
+
+def _picture(curves: list[Curve], x_name: str, y_name: str, kind: str) -> bytes:
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -55,13 +65,23 @@ def plot_training_log(args: argparse.Namespace) -> int:
     axis = figure.add_subplot()
     for name, x, y in curves:
         axis.plot(x, y, label=name, linewidth=1.2, marker="." if len(x) < 60 else None)
-    axis.set_xlabel(AXES[over])
-    axis.set_ylabel(f"{which} {AXES[what]}")
+    axis.set_xlabel(x_name)
+    axis.set_ylabel(y_name)
     axis.grid(alpha=0.3)
     axis.legend()
+    out = io.BytesIO()
+    figure.savefig(out, format=kind, dpi=120)
+    return out.getvalue()
+
+
+def _page(curves: list[Curve], x_name: str, y_name: str) -> bytes:
+    """A page that needs nothing else: values under the pointer, parts enlarged, curves shown and hidden, a linear or logarithmic axis."""
     try:
-        figure.savefig(args.picture, format=kind, dpi=120)
-    except OSError as e:
-        raise DataError(e.strerror or str(e), Position(args.picture)) from None
-    print(f"{args.picture}: {len(curves)} curves")
-    return 0
+        from plotly.graph_objects import Figure, Scatter
+    except ImportError:
+        raise DataError("an interactive page needs plotly: pip install 'brew[plot]'") from None
+    figure = Figure([Scatter(x=x, y=y, name=name, mode="lines+markers" if len(x) < 60 else "lines") for name, x, y in curves])
+    scales = [{"label": label, "method": "relayout", "args": [{"yaxis.type": label}]} for label in ("linear", "log")]
+    figure.update_layout(xaxis_title=x_name, yaxis_title=y_name, hovermode="x unified", template="plotly_white", showlegend=True,
+                         updatemenus=[{"buttons": scales, "type": "buttons", "direction": "right", "x": 0, "y": 1.12, "xanchor": "left"}])
+    return str(figure.to_html(include_plotlyjs=True, default_height="96vh")).encode()

@@ -18,8 +18,9 @@ from ..solvers import get_solver, snapshot
 from .cli import choose_device, stages
 from .log import log_to_file, log_to_stderr
 from .metrics import Metrics
-from .plot import plot_curve
+from .plot import LivePlot, plot_curve
 from .progress import ProgressDisplay
+from .tensorboard import TensorBoard
 
 log = logging.getLogger("brew")
 
@@ -50,7 +51,9 @@ def train(args: argparse.Namespace) -> int:
         log.info("Resuming from %s", state)
         solver.restore(state)
     metrics = Metrics(f"{prefix}_metrics.jsonl", solver.iter)
-    solver.watchers = [metrics] + ([display] if display else [])
+    solver.watchers = [metrics, *([display] if display else []), *([LivePlot(metrics.path, f"{prefix}_curve.png")] if args.plot else [])]
+    board = TensorBoard(args.tensorboard, solver) if args.tensorboard else None
+    solver.watchers += [board] if board else []
     solver.poll = _signals(args)
     log.info("Starting Optimization")
     if display:
@@ -60,6 +63,8 @@ def train(args: argparse.Namespace) -> int:
     finally:
         if display:
             display.stop()
+        if board:
+            board.close()
     if not solver.stopped:
         log.info("Optimization Done.")
     _say_where(solver, metrics.path, prefix)
