@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from .layout import PLAIN
 from .memory import Memory
 
 MAX_AXES, MAX_COUNT = 32, 2**31 - 1
+
+
+def address(array: Any) -> int:
+    """Where an array of the GPU begins. Raises AttributeError for one that is not there."""
+    return int(array.__cuda_array_interface__["data"][0])
 
 
 class Blob:
@@ -72,6 +78,16 @@ class Blob:
     def diff(self) -> np.ndarray:
         """The gradient, shape `shape`: a live view, to read and to write."""
         return self.gradient.expose()
+
+    @property
+    def _gpu_data_ptr(self) -> int:
+        """The address of the values in the GPU's memory; AttributeError elsewhere, as in pycaffe built without one."""
+        return address(self.value.read())
+
+    @property
+    def _gpu_diff_ptr(self) -> int:
+        """The address of the gradient in the GPU's memory."""
+        return address(self.gradient.read())
 
     @property
     def count(self) -> int:

@@ -175,6 +175,9 @@ class NCCL:
         """A name for a group of processes."""
         raise DeviceError("NCCL joins several GPUs, which brew does not train on yet")
 
+    def bcast(self) -> None:
+        """Send the solver's weights to the others."""
+
 
 _solvers = {"count": 1, "rank": 0, "multiprocess": False}
 
