@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,9 @@ class CupyBackend:
         self.device.synchronize()
 
     def module(self, path: str) -> Any:
-        """The kernels of a source file."""
+        """The kernels of a source file, which may include brew's headers and those beside it."""
         with open(path, encoding="utf-8") as file:
-            return self.xp.RawModule(code=file.read(), options=("--std=c++17", f"-I{INCLUDE}", f"-I{CUDA}"))
+            return self.xp.RawModule(code=file.read(), options=("--std=c++17", f"-I{INCLUDE}", f"-I{CUDA}", f"-I{Path(path).parent}"))
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
         """c = a b + beta c, row-major, by cuBLAS."""

@@ -33,9 +33,10 @@ def summary(args: argparse.Namespace) -> int:
     owned = sum(p.blob.count for p in net.learnable)
     macs = sum(layer.flops(b, t) for layer, b, t in zip(net.layers, net.bottoms, net.tops)) // 2
     print(f"parameters  {owned:,} ({_bytes(4 * owned)})")
-    print(f"MACs        {macs:,} for the batch, {short(macs // max(_batch(net), 1))} for each of its {_batch(net)} items")
+    items = _batch(net)
+    print(f"MACs        {macs:,} for the batch of {items}" + (f", {short(macs // items)} for each item" if items > 1 else ""))
     train = args.phase == "TRAIN"
-    print(f"memory      {_bytes(net.memory * (2 if train else 1))} for blobs{' and their gradients' if train else ''}, "
+    print(f"memory      {'at most ' if train else ''}{_bytes(net.memory * (2 if train else 1))} for blobs{' and their gradients, which take turns' if train else ''}, "
           f"{_bytes(4 * owned * (3 if train else 1))} for parameters{', gradients and history' if train else ''}")
     return 0
 

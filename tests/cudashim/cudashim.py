@@ -90,7 +90,7 @@ class ShimBackend:
 
     def module(self, path: str) -> RawModule:
         from brew.kernels.gpu import CUDA, INCLUDE
-        return RawModule(Path(path).read_text(), (str(INCLUDE), str(CUDA)), self.order)
+        return RawModule(Path(path).read_text(), (str(INCLUDE), str(CUDA), str(Path(path).parent)), self.order)
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
         a = a.reshape(inner, rows).T if ta else a.reshape(rows, inner)
