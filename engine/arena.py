@@ -32,6 +32,7 @@ class Slot(Span):
 class Arena:
     """`data` and `diff` are flat arrays; the blobs' values and gradients are parts of them, in the engine's layouts.
 
+    What does not learn (a rate of 0) lies at the end of `data`, and has no place in `diff` and in histories, which are shorter.
     Slots begin on cache lines. What lies between them and in the padding of layouts is zero, and stays zero. `slots` are in
     the parameters' order; in memory those that learn alike are neighbours, and make one of `spans`.
     """
@@ -42,8 +43,8 @@ class Arena:
             alike.setdefault((p.lr_mult, p.decay_mult), []).append(i)
         slots: dict[int, Slot] = {}
         self.spans: list[Span] = []
-        start = 0
-        for rates, members in alike.items():
+        start = self.learned = 0                   # floats so far; and of what learns
+        for rates, members in sorted(alike.items(), key=lambda item: item[0][0] == 0):
             first = start
             for i in members:
                 blob = parameters[i].blob
@@ -52,17 +53,18 @@ class Arena:
                 slots[i] = Slot(start, size, *rates, blob, layout)
                 start += -(-size // 16) * 16
             self.spans.append(Span(first, start - first, *rates))
+            self.learned = start if rates[0] else self.learned
         self.slots = [slots[i] for i in range(len(parameters))]
         self.learning = [slot for slot in self.slots if slot.lr_mult]
-        self.size = start
-        self.data, self.diff = self.zeros(), self.zeros()
+        self.data, self.diff = device.current().empty(start), self.zeros()
         for slot in self.slots:
             self._move(slot, slot.blob.value, self.data)
+        for slot in self.learning:
             self._move(slot, slot.blob.gradient, self.diff)
 
     def zeros(self) -> Any:
-        """A flat array of the arena's size, as solvers need for their histories."""
-        return device.current().empty(self.size)
+        """A flat array like `diff`, as solvers need for their histories."""
+        return device.current().empty(self.learned)
 
     def part(self, array: Any, slot: Span) -> Any:
         return array[slot.start:slot.start + slot.size]
@@ -79,8 +81,8 @@ class Arena:
 
     def open(self, which: str, frozen: bool = True) -> Any:
         """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy. Without
-        `frozen`, what has a rate of 0 is left as it is."""
-        for slot in self.slots if frozen else self.learning:
+        `frozen`, data that does not learn is left as it is."""
+        for slot in self.slots if frozen and which == "data" else self.learning:
             store = (slot.blob.value if which == "data" else slot.blob.gradient).store
             if slot.layout not in store.newest:
                 store.read(slot.layout)
@@ -88,8 +90,11 @@ class Arena:
         return self.data if which == "data" else self.diff
 
     def as_memory(self, array: Any, slot: Slot) -> Memory:
-        """A slot of a history array as a Memory with the parameter's shape, to be read or written in plain order."""
+        """A slot of an array as a Memory with the parameter's shape, to be read or written in plain order. What has no place in
+        the array is zero."""
         memory = Memory(slot.blob.shape)
+        if slot.start >= len(array):
+            return memory
         memory.store.copies[slot.layout] = self.part(array, slot)
         memory.store.newest, memory.store.home = {slot.layout}, slot.layout
         return memory

@@ -138,7 +138,7 @@ def restore(solver: Solver, path: str) -> None:
     solver.net.copy_from(_model_of(state, path))
     _fill(histories, arrays)
     if averages and solver.param.average_decay:
-        solver.average = solver.arena.zeros()
+        solver.average = solver.arena.data.copy()
         _fill(_memories(solver, solver.average), averages)
     solver.plateau.minimum, solver.plateau.since = state.minimum_loss, state.iter_last_event
     solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)

@@ -235,7 +235,7 @@ class Solver:
         base = rate(p, self.iter, step)
         if show:
             log.info("Iteration %d, lr = %g", self.iter, base)
-        data, diff = self.arena.open("data", frozen=bool(p.average_decay)), self.arena.open("diff", frozen=p.clip_gradients >= 0)
+        data, diff = self.arena.open("data", frozen=bool(p.average_decay)), self.arena.open("diff")
         if p.average_decay and self.average is None:
             self.average = data.copy()
         scale = 1.0 / p.iter_size

@@ -148,6 +148,35 @@ def test_a_gradient_that_the_user_holds_is_kept() -> None:
     assert view.any() and np.array_equal(view, keeping.net.blobs["c1"].diff)
 
 
+def test_frozen_layers_cost_neither_backward_nor_memory() -> None:
+    """With all but the last layer frozen: no gradients, no histories, and values that nobody needs again are given on."""
+    frozen = NET
+    for name in ("c1", "c2", "s2", "c3", "c4"):
+        frozen = frozen.replace(f'name: "{name}"', f'name: "{name}" param {{ lr_mult: 0 }} param {{ lr_mult: 0 }}')
+    param = pb.SolverParameter(base_lr=0.1, lr_policy="fixed", momentum=0.9, weight_decay=0.1, random_seed=1, clip_gradients=1, snapshot_prefix="frozen", max_iter=4)
+    parse(frozen + LOSS, param.net_param, "net.prototxt")
+    s = brew.get_solver(param)
+    n = s.net
+    x = np.random.default_rng(0).standard_normal(n.blobs["x"].shape)
+    n.blobs["x"].data[...], n.blobs["label"].data[...] = x, [0, 1, 2, 3]
+    before = [p.blob.data.copy() for p in n.learnable]
+    s.step(2)
+    assert [layer.name for layer in n.layers if layer.runs_backward and layer.type != "Split"] == ["ip", "loss"]
+    ip = sum(p.blob.count for p in n.learnable if p.layer == "ip")
+    assert ip <= len(s.arena.diff) == len(s.history[0]) < ip + 64 < len(s.arena.data)
+    assert [p.layer for p, values in zip(n.learnable, before) if (p.blob.data != values).any()] == ["b2"] * 3 + ["ip"] * 2      # b2: statistics
+    for name in ("c1", "c2", "c3"):
+        with pytest.raises(NetError, match="keep_blobs = True"):
+            n.blobs[name].data
+    state = s.snapshot()
+    s.step(2)
+    other = brew.get_solver(param)
+    other.net.blobs["x"].data[...], other.net.blobs["label"].data[...] = x, [0, 1, 2, 3]
+    other.restore(state)
+    other.step(2)
+    assert all((a.blob.data == b.blob.data).all() for a, b in zip(n.learnable, other.net.learnable))
+
+
 def test_resnet50_needs_a_fifth_of_the_memory_of_its_blobs() -> None:
     POOL.free.clear()
     n = brew.Net(MODELS / "resnet50" / "deploy.prototxt", brew.TEST, seed=1)
