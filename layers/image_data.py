@@ -14,6 +14,23 @@ from .prefetch import BatchLayerState, Prefetcher
 from .transformer import Transformer
 
 
+def read_list(file: str, reader: str = "") -> list[tuple[str, int, int]]:
+    """(path, label, number) of each line `path label` of a list; paths may have spaces. Raises DataError with the line that is
+    wrong, and who the `reader` is."""
+    lines = []
+    for number, line in enumerate(read_bytes(file, "this list of images", DataError).decode("utf-8", "surrogateescape").splitlines(), 1):
+        path, _, label = line.strip().rpartition(" ")
+        try:
+            lines += [(path.strip(), int(label), number)] if line.strip() else []
+        except ValueError:
+            raise DataError(f"a path, a space and a label are needed, found {line.strip()!r}{reader}", Position(file, number)) from None
+        if line.strip() and not path.strip():
+            raise DataError(f"a label stands alone: {line.strip()!r}{reader}", Position(file, number))
+    if not lines:
+        raise DataError(f"the list names no images{reader}", Position(file))
+    return lines
+
+
 @register("ImageData")
 class ImageDataLayer(BatchLayerState, Layer):
     """Images from files and labels from a list, read ahead by threads.
@@ -38,7 +55,7 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.require(p.batch_size > 0, "batch_size must be more than 0", "image_data_param.batch_size")
         self.batch_size, self.new_size = p.batch_size, (p.new_width, p.new_height)
         self.source = find_file(p.source, self.param.position.file)
-        self.lines = self._read_list(p.root_folder)
+        self.lines = [(p.root_folder + path, label, line) for path, label, line in read_list(self.source, f'\n  read by layer "{self.name}"')]
         self.skip = int(words(self.seed, f"{self.name}/skip", 0, 1)[0] % p.rand_skip) if p.rand_skip else 0
         self.require(self.skip < len(self.lines), f"rand_skip {p.rand_skip} is more than the {len(self.lines)} lines there are", "image_data_param.rand_skip")
         self.transformer = Transformer(self)
@@ -47,21 +64,6 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.transformer.check(channels, height, width)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         top[1].reshape(self.batch_size)
-
-    def _read_list(self, root: str) -> list[tuple[str, int, int]]:
-        """(path, label, line number) of every line."""
-        text = read_bytes(self.source, "this list of images", DataError).decode("utf-8", "replace")
-        lines = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            path, _, label = line.rstrip().rpartition(" ")
-            try:
-                lines.append((root + path.strip(), int(label), number))
-            except ValueError:
-                raise DataError(f"expected a path, a space and a label, found {line!r}\n  read by layer \"{self.name}\"", Position(self.source, number)) from None
-        self.require(lines, f"the list {self.source} names no images", "image_data_param.source", DataError)
-        return lines
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.param.image_data_param.shuffle:
@@ -73,7 +75,8 @@ class ImageDataLayer(BatchLayerState, Layer):
         import cv2
         path, _, line = self.lines[number]
         flag = cv2.IMREAD_COLOR if self.param.image_data_param.is_color else cv2.IMREAD_GRAYSCALE
-        image = cv2.imread(path, flag) if Path(path).is_file() else None
+        data = np.frombuffer(Path(path).read_bytes(), np.uint8) if Path(path).is_file() else np.empty(0, np.uint8)
+        image = cv2.imdecode(data, flag) if data.size else None
         if image is None:
             what = "is no image that can be read" if Path(path).is_file() else "does not exist"
             raise DataError(f"{path} {what}\n  read by layer \"{self.name}\"", Position(self.source, line))

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ..engine.device import cores
-from ..engine.errors import DataError, Position, read_bytes
+from ..engine.errors import DataError, Position
 from ..engine.random import new_seed, permutation
+from ..layers.image_data import read_list
 from ..proto import brew_pb2 as pb
 from .database import DatabaseWriter
 
@@ -25,24 +26,6 @@ AHEAD = 256                                               # records made while o
 
 class BrokenImage(Exception):
     """A file that is no picture; the text says why."""
-
-
-def read_list(path: str) -> list[tuple[str, int]]:
-    """(file, label) of each line `file label`; files may have spaces. Raises DataError with the line that is wrong."""
-    lines = []
-    for number, line in enumerate(read_bytes(path, "this list of images", DataError).decode("utf-8", "surrogateescape").splitlines(), 1):
-        if not line.strip():
-            continue
-        name, _, label = line.rstrip().rpartition(" ")
-        try:
-            lines.append((name.strip(), int(label)))
-        except ValueError:
-            raise DataError(f"a path, a space and a label are needed, found {line.strip()!r}", Position(path, number)) from None
-        if not lines[-1][0]:
-            raise DataError(f"a label stands alone: {line.strip()!r}", Position(path, number))
-    if not lines:
-        raise DataError("the list names no images", Position(path))
-    return lines
 
 
 def make_datum(file: str, label: int, size: tuple[int, int] | None, gray: bool, encode: str | None) -> pb.Datum:
@@ -85,7 +68,7 @@ def convert_imageset(args: argparse.Namespace) -> int:
         raise DataError("resize_width and resize_height are given together or not at all")
     size = (args.resize_width, args.resize_height) if args.resize_width > 0 else None
     encode = args.encode_type.lower().lstrip(".") or ("" if args.encoded else None)
-    lines = read_list(args.list)
+    lines = [(path, label) for path, label, _ in read_list(args.list)]
     if args.shuffle:
         seed = new_seed() if args.seed < 0 else args.seed
         lines = [lines[i] for i in permutation(seed, "convert_imageset", 0, len(lines))]

@@ -55,16 +55,19 @@ class LivePlot:
 
     def __init__(self, metrics: str, picture: str):
         self.metrics, self.picture = metrics, picture
-        self.took, self.drawn = 0.0, perf_counter()
-        if not plot_curve(metrics, picture):
+        self.took = self.drawn = 0.0                         # seconds, and when
+        self._draw()
+
+    def _draw(self) -> None:
+        start = perf_counter()
+        if not plot_curve(self.metrics, self.picture):
             raise SolverError("-plot needs matplotlib: pip install 'brew[plot]'")
+        self.drawn = perf_counter()
+        self.took = self.drawn - start
 
     def on_display(self, solver: Any, loss: float) -> None:
-        now = perf_counter()
-        if now - self.drawn > 20 * self.took:
-            plot_curve(self.metrics, self.picture)
-            self.drawn = perf_counter()
-            self.took = self.drawn - now
+        if perf_counter() - self.drawn > 20 * self.took:
+            self._draw()
 
     def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
         self.on_display(solver, 0.0)

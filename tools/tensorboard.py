@@ -22,7 +22,7 @@ class TensorBoard:
         except ImportError:
             raise SolverError("-tensorboard needs tensorboardX: pip install 'brew[tensorboard]'") from None
         try:
-            self.writer: Any = SummaryWriter(folder, purge_step=solver.iter if solver.iter else None)
+            self.writer: Any = SummaryWriter(folder, purge_step=solver.iter or None, filename_suffix=f".{solver.iter}")
         except OSError as e:
             raise SolverError(f"cannot be written: {e.strerror or e}", Position(folder)) from None
         self.solver = solver

@@ -199,7 +199,7 @@ def test_images_of_a_list(device: str) -> None:
 
 
 @pytest.mark.parametrize("line, message", [
-    ("gone.png 1", "list.txt:7: gone.png does not exist"), ("list.txt 1", "list.txt:7: list.txt is no image that can be read"), ("a.png", "list.txt:7: expected a path, a space and a label, found 'a.png'")])
+    ("gone.png 1", "list.txt:7: gone.png does not exist"), ("list.txt 1", "list.txt:7: list.txt is no image that can be read"), ("a.png", "list.txt:7: a path, a space and a label are needed, found 'a.png'")])
 def test_a_bad_line_of_a_list_is_named(line: str, message: str) -> None:
     images()
     with open("list.txt", "a") as file:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,9 @@ import pytest
 import brew
 from brew.proto import parse, pb
 from brew.tools.cli import main
+from brew.tools.metrics import Metrics
 from brew.tools.pictures import filter_tiles, tiles
+from brew.tools.plot import LivePlot
 from brew.tools.surgery import Model
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -26,6 +30,11 @@ SOLVER = """net_param {
   layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" } }
 test_iter: 2 test_interval: 10 base_lr: 0.1 momentum: 0.9 lr_policy: "step" stepsize: 15 gamma: 0.1 display: 5 max_iter: 20 snapshot: 10 snapshot_prefix: "run" random_seed: 1
 """
+
+
+def train(*arguments: str) -> None:
+    result = subprocess.run([sys.executable, "-m", "brew.tools.cli", "train", "-solver", "solver.prototxt", *arguments], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_page_of_curves(tmp_path: Path) -> None:
@@ -42,7 +51,7 @@ def test_a_page_of_curves(tmp_path: Path) -> None:
 def test_tensorboard_reads_what_a_training_writes(capsys: pytest.CaptureFixture[str]) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Path("solver.prototxt").write_text(SOLVER)
-    assert main(["train", "-solver", "solver.prototxt", "-tensorboard", "board"]) == 0
+    train("-tensorboard", "board")
     events = accumulator.EventAccumulator("board", size_guidance={"scalars": 0, "histograms": 0})
     events.Reload()
     metrics = [json.loads(line) for line in Path("run_metrics.jsonl").read_text().splitlines()]
@@ -55,7 +64,7 @@ def test_tensorboard_reads_what_a_training_writes(capsys: pytest.CaptureFixture[
     bound = np.sqrt(3 / 36)                                  # of the xavier filler
     assert -bound <= first.histogram_value.min < first.histogram_value.max <= bound
     assert all(e.histogram_value.max > 0 for e in events.Histograms("gradients/ip/0"))
-    assert main(["train", "-solver", "solver.prototxt", "-snapshot", "run_iter_10.solverstate", "-tensorboard", "board"]) == 0
+    train("-snapshot", "run_iter_10.solverstate", "-tensorboard", "board")
     events = accumulator.EventAccumulator("board")
     events.Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [0, 5, 10, 15]       # the second half is there once
@@ -65,7 +74,7 @@ def test_gradients_in_tensorboard_are_those_before_the_update() -> None:
     """The first histogram of the last layer's bias gradient: mean of softmax minus one-hot, which the same net gives by hand."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Path("solver.prototxt").write_text(SOLVER.replace("test_interval: 10", "test_interval: 10 weight_decay: 10 clip_gradients: 1e-3"))
-    assert main(["train", "-solver", "solver.prototxt", "-tensorboard", "board"]) == 0
+    train("-tensorboard", "board")
     solver = brew.get_solver("solver.prototxt")
     solver.net.run_forward()
     solver.net.run_backward()
@@ -78,12 +87,21 @@ def test_gradients_in_tensorboard_are_those_before_the_update() -> None:
 
 def test_a_curve_that_grows_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("solver.prototxt").write_text(SOLVER)
-    seen: list[int] = []
-    write = brew.tools.plot.write_whole  # type: ignore[attr-defined]
-    monkeypatch.setattr("brew.tools.plot.write_whole", lambda path, data: (seen.append(len(Path("run_metrics.jsonl").read_text().splitlines())), write(path, data)))
-    monkeypatch.setattr("brew.tools.plot.perf_counter", iter(range(0, 10**6, 1000)).__next__)     # each drawing takes 1000 s, each pause as long
-    assert main(["train", "-solver", "solver.prototxt", "-plot"]) == 0
-    assert seen[0] == 0 and seen[-1] == 7 and cv2.imread("run_curve.png") is not None
+    solver = brew.get_solver("solver.prototxt")
+    solver.watchers = [Metrics("run_metrics.jsonl", 0), LivePlot("run_metrics.jsonl", "run_curve.png")]
+    first = Path("run_curve.png").read_bytes()
+    solver.watchers[1].took = 0.0                            # as if drawing cost nothing
+    solver.step(1)
+    assert Path("run_curve.png").read_bytes() != first and cv2.imread("run_curve.png") is not None
+
+    now, drawn = [0.0], []
+    monkeypatch.setattr("brew.tools.plot.perf_counter", lambda: now[0])
+    monkeypatch.setattr("brew.tools.plot.plot_curve", lambda metrics, picture: (drawn.append(now[0]), now.append(now.pop() + 1), True)[-1])    # takes 1 s
+    plot = LivePlot("run_metrics.jsonl", "run_curve.png")
+    for _ in range(60):                                      # a display every second
+        now[0] += 1
+        plot.on_display(solver, 0.0)
+    assert len(drawn) == 3 and drawn[2] - drawn[1] > 20
 
 
 def test_tiles_stand_where_they_should() -> None:
