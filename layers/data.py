@@ -8,7 +8,6 @@ from ..engine.errors import DataError, Position
 from ..engine.layer import Layer, between, exactly, register
 from ..engine.random import permutation
 from ..kernels import cpu
-from ..proto import brew_pb2 as pb
 from ..proto import find_file
 from .database import open_database
 from .prefetch import BatchLayerState, Prefetcher

@@ -11,8 +11,8 @@ from ..tools.draw import COLOURS, draw
 
 
 def draw_net(caffe_net: pb.NetParameter, rankdir: str, ext: str = "png", phase: int | None = None, display_lrm: bool = False) -> bytes:
-    """The picture of a NetParameter as bytes: png, svg or pdf. rankdir: LR or TB (RL and BT are drawn as these); phase: only its layers; display_lrm: rates, too."""
-    return draw(caffe_net, "LR" if rankdir.upper() in ("LR", "RL") else "TB", ext, phase, display_lrm)
+    """The picture of a NetParameter as bytes: png, svg or pdf. rankdir: TB, BT, LR or RL; phase: only its layers; display_lrm: rates, too."""
+    return draw(caffe_net, rankdir, ext, phase, display_lrm)
 
 
 def draw_net_to_file(caffe_net: pb.NetParameter, filename: str | Path, rankdir: str = "LR", phase: int | None = None, display_lrm: bool = False) -> None:

@@ -33,7 +33,7 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
 
     draw = tool("draw_net", ("draw", "draw_net"), "draw a net: shapes, parameters and work of each layer", "brew draw_net models/googlenet/deploy.prototxt googlenet.svg",
                 net="the net's prototxt", picture="the file to write: svg, png or pdf")
-    flag(draw, "rankdir", default="TB", choices=["LR", "TB"], help="from left to right, or (default) from top to bottom")
+    flag(draw, "rankdir", default="TB", choices=["TB", "BT", "LR", "RL"], help="from top to bottom (default), from left to right, or the other way")
     flag(draw, "phase", default="ALL", choices=["TRAIN", "TEST", "ALL"], help="only the layers of this phase")
     flag(draw, "display_lrm", action="store_true", help="show lr_mult and decay_mult")
 

@@ -45,8 +45,8 @@ class Node:
 
 
 def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", phase: int | None = None, rates: bool = False) -> bytes:
-    """The picture of a net, layers from top to bottom or, with direction LR, from left to right. phase: only its layers, else all;
-    rates: also lr_mult and decay_mult of the parameters. Raises NetError for a format that is not svg, png or pdf.
+    """The picture of a net, layers from top to bottom, or in the direction BT, LR or RL. phase: only its layers, else all; rates:
+    also lr_mult and decay_mult of the parameters. Raises NetError for a format that is not svg, png or pdf.
     """
     if format not in FORMATS:
         raise NetError(f'pictures of nets are {", ".join(FORMATS)}, found "{format}"')
@@ -54,7 +54,11 @@ def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", pha
     upgraded.CopyFrom(param)
     param = upgrade_net(upgraded)
     ranks, sideways = _ranks(_nodes(param, phase, rates)), direction.upper() in ("LR", "RL")
-    return _render(ranks, _place(ranks, sideways), sideways, param.name, format)
+    size = _place(ranks, sideways)
+    for node in (n for nodes in ranks for n in nodes if direction.upper() in ("RL", "BT")):     # the mirror image
+        x, y = node.at
+        node.at, node.reach = (size[0] - x, y) if sideways else (x, size[1] - y), -node.reach
+    return _render(ranks, size, sideways, param.name, format)
 
 
 def draw_net(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from ..engine.layer import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, read_net, strip_positions, to_text
+from ..proto import from_array, read_net, to_text
 
 
 class Model:
