@@ -62,6 +62,20 @@ def test_first_test_can_be_left_out(caplog: pytest.LogCaptureFixture) -> None:
     assert not [t for t in lines(caplog) if "Testing net" in t]
 
 
+def test_several_files_of_weights_one_after_the_other() -> None:
+    """Layers that both name have the last one's; test nets share them, and layers of one's own get theirs."""
+    more = 'layer { name: "ip2" type: "InnerProduct" bottom: "y" top: "y2" inner_product_param { num_output: 2 } } layer { name: "unread" type: "Silence" bottom: "y2" }'
+    for name, text, value in (("a", NET + more, 1), ("b", NET, 2)):
+        net = brew.Net(parse(text, pb.NetParameter()), brew.TRAIN)
+        for blobs in net.params.values():
+            for blob in blobs:
+                blob.data[...] = value
+        net.save(f"{name}.caffemodel")
+    s = brew.get_solver(parse(f'net_param {{ {NET} {more} }} test_iter: 1 test_interval: 1 base_lr: 0.01 lr_policy: "fixed" weights: "a.caffemodel, b.caffemodel"', pb.SolverParameter()))
+    for net in s.nets:
+        assert (net.params["ip"][0].data == 2).all() and (net.params["ip2"][0].data == 1).all()
+
+
 def test_test_nets_share_the_weights_and_have_their_own_state() -> None:
     s = solver('test_iter: 1 test_iter: 1 test_interval: 5 test_state { stage: "probed" } test_state { }')
     assert ["probe" in n.layer_dict for n in (s.net, *s.test_nets)] == [False, True, False]
