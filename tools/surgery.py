@@ -229,8 +229,8 @@ def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> M
             if [a.shape for a in theirs] != [a.shape for a in arrays]:
                 raise WeightsError(f'layer "{name}" has the shapes {[a.shape for a in arrays]} in {first.file or "the first model"} and '
                                    f'{[a.shape for a in theirs]} in {other.file or "another"}')
-        if len(arrays) == 3 and arrays[2].size == 1:                       # BatchNorm: mean and variance times a factor, the factor
-            everyone = [[a / (factor.item() or 1) for a in sums] + [np.ones_like(factor)] for *sums, factor in everyone]
+        if len(arrays) in (3, 5) and arrays[2].size == 1:                  # BatchNorm: mean and variance times a factor, the factor, perhaps scale and shift
+            everyone = [[mean / (factor.item() or 1), variance / (factor.item() or 1), np.ones_like(factor), *own] for mean, variance, factor, *own in everyone]
         found[name] = [np.asarray(sum(s * a.astype(np.float64) for s, a in zip(shares, same)) / sum(shares), np.float32) for same in zip(*everyone)]
     for other in models[1:]:
         extra = sorted(set(other.weights) - set(found))
@@ -254,6 +254,8 @@ def surgery(args: argparse.Namespace) -> int:
         result, said = Model(args.model or None, args.weights), ""
         if not words and operation in ("rename", "drop", "cast", "prune"):
             raise NetError(f"brew surgery {operation} needs the names of layers")
+    if operation in ("cast", "prune", "fold") and not args.out_model:
+        raise NetError(f"brew surgery {operation} changes the net, too: -out_model says where to write it")
     if operation == "rename":
         rename(result, _pairs(words, needed=True))
         said = ", ".join(words)

@@ -173,6 +173,8 @@ def test_average_of_weights_and_of_running_statistics() -> None:
     mean = average([model(1, 10), model(4, 1000)], [2, 1])
     np.testing.assert_allclose(mean.weights["ip"][0], 2)
     np.testing.assert_allclose(mean.weights["bn"][0] / mean.weights["bn"][2], 2)
+    whole = [Model(None, {"bn": [np.full(2, v * 10, np.float32)] * 2 + [np.array([10], np.float32)] + [np.full(2, v, np.float32)] * 2}) for v in (1, 3)]
+    np.testing.assert_allclose([a.ravel()[0] for a in average(whole).weights["bn"]], [2, 2, 1, 2, 2])       # with a scale and a shift of its own
     with pytest.raises(brew.BrewError, match="has the shapes"):
         average([model(1, 1), Model(None, {"ip": [np.zeros((2, 4), np.float32)]})])
 
@@ -193,8 +195,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["surgery", "drop", "prob", "-model", str(deploy), "-weights", "w.caffemodel", "-out_model", "d.prototxt", "-out_weights", "d.caffemodel"]) == 0
     assert read_net("d.prototxt").layer[-1].name == "ip2"
     capsys.readouterr()
-    for words, message in ((["rename", "ip2=conv1"], 'two layers "conv1"'), (["prune", "conv1"], "LAYER=... is needed"), (["prune", "conv1=x"], "numbers are needed"),
-                           (["cast", "ip1"], "needs the net's prototxt"), (["drop"], "needs the names"), (["transplant"], "needs -donor")):
+    for words, message in ((["rename", "ip2=conv1"], 'two layers "conv1"'), (["prune", "conv1", "-out_model", "x.prototxt"], "LAYER=... is needed"),
+                           (["prune", "conv1=x", "-out_model", "x.prototxt"], "numbers are needed"),
+                           (["cast", "ip1"], "-out_model says where"), (["cast", "ip1", "-out_model", "x.prototxt"], "needs the net's prototxt"), (["drop"], "needs the names"), (["transplant"], "needs -donor")):
         assert main(["surgery", *words, "-weights", "w.caffemodel", "-out_weights", "x.caffemodel"]) == 1
         assert message in capsys.readouterr().err
     assert not Path("x.caffemodel").exists()
