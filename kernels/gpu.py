@@ -182,9 +182,9 @@ class Kernels:
 
     # ----------------------------------------------------------------------------------------- batch norm and scales
 
-    def channel_moments(self, x: Any, mean: Any, var: Any, grid: Any) -> None:
+    def channel_moments(self, x: Any, mean: Any, var: Any, eps: float, inverse: Any, grid: Any) -> None:
         outer, channels, spatial, *_ = grid
-        self.run("batch_norm", "channel_moments", channels, x, mean, var, outer, channels, spatial)
+        self.run("batch_norm", "channel_moments", channels, x, mean, var, float(eps), inverse, outer, channels, spatial)
 
     def inverse_deviation(self, var: Any, eps: float, inverse: Any) -> None:
         self.each("batch_norm", "inverse_deviation", var.size, var, float(eps), inverse)

@@ -45,7 +45,8 @@ class NormalizingLayer(Layer):
     def set_channels(self, bottom: list[Blob]) -> None:
         self.require(len(bottom[0].shape) >= 1, "normalises channels; the bottom is a scalar", "bottom")
         self.channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
-        self.mean, self.inverse, self.normal = Memory((self.channels,)), Memory((self.channels,)), Memory()
+        self.mean, self.variance, self.inverse = (Memory((self.channels,)) for _ in range(3))
+        self.normal = Memory()
 
     def fix(self, blobs: int, of: int) -> None:
         """The first `blobs` of the layer's `of` blobs are statistics: their rates and decays are 0."""
@@ -94,13 +95,13 @@ class NormalizingLayer(Layer):
         x = bottom[0].value.read(self.layout)
         mean, inverse = self.mean.write(), self.inverse.write()
         if self.from_batch:
-            variance = self.device.xp.empty_like(inverse)
-            self.k.channel_moments(x, mean, variance, self.grid)
+            variance = self.variance.write()
+            self.k.channel_moments(x, mean, variance, self.eps, inverse, self.grid)
             self.absorb(mean, variance, self.values)
         else:
             stored, variance = self.stored()
             mean[...] = stored
-        self.k.inverse_deviation(variance, self.eps, inverse)
+            self.k.inverse_deviation(variance, self.eps, inverse)
         y, normal = top[0].value.write(self.layout), self.normal.write(self.layout) if keep else None
         if affine is not None:
             scale, shift = (blob.value.read().reshape(-1) for blob in affine)

@@ -224,13 +224,15 @@ struct Gradient {
 void bind_batch_norm(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   using Shape = std::vector<long>;
-  m.def("channel_moments", [](const Array& x_, Array& mean_, Array& var_, const Shape& shape) {
-    const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(); Release _;
+  const auto invert = [](const float* var, float eps, float* inverse, long n) { each(n, [=](long c) { inverse[c] = 1 / std::sqrt(var[c] + eps); }); };
+  // Mean and variance of each channel, and 1 / sqrt(variance + eps).
+  m.def("channel_moments", [invert](const Array& x_, Array& mean_, Array& var_, float eps, Array& inverse_, const Shape& shape) {
+    const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(), *inverse = inverse_.mutable_data(); Release _;
     moments(g, x, mean, var);
-  }, nc("x"), nc("mean"), nc("var"), py::arg("grid"));
-  m.def("inverse_deviation", [](const Array& var_, float eps, Array& inverse_) {
-    const float* var = var_.data(); float* inverse = inverse_.mutable_data();
-    each(var_.size(), [=](long c) { inverse[c] = 1 / std::sqrt(var[c] + eps); });
+    invert(var, eps, inverse, g.channels);
+  }, nc("x"), nc("mean"), nc("var"), py::arg("eps"), nc("inverse"), py::arg("grid"));
+  m.def("inverse_deviation", [invert](const Array& var_, float eps, Array& inverse_) {
+    invert(var_.data(), eps, inverse_.mutable_data(), var_.size());
   }, nc("var"), py::arg("eps"), nc("inverse"));
   // Stored sums of statistics, each of which keeps `fraction` of itself and takes a batch's; `unbiased` times its variance.
   m.def("absorb_moments", [](const Array& mean_, const Array& var_, float unbiased, float fraction, Array& means_, Array& vars_, Array& count_) {

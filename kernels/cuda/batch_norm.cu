@@ -7,7 +7,7 @@ __device__ __forceinline__ long element(long k, int channel, int channels, int s
   return (k / spatial * channels + channel) * spatial + k % spatial;
 }
 
-extern "C" __global__ void channel_moments(const float* x, float* mean, float* var, int outer, int channels, int spatial) {
+extern "C" __global__ void channel_moments(const float* x, float* mean, float* var, float eps, float* inverse, int outer, int channels, int spatial) {
   const int c = blockIdx.x;
   const long m = (long)outer * spatial;
   float sum = 0, squares = 0;
@@ -15,7 +15,7 @@ extern "C" __global__ void channel_moments(const float* x, float* mean, float* v
   const float average = block_sum(sum) / m;
   for (long k = threadIdx.x; k < m; k += blockDim.x) { const float d = x[element(k, c, channels, spatial)] - average; squares += d * d; }
   const float variance = block_sum(squares) / m;
-  if (threadIdx.x == 0) { mean[c] = average; var[c] = variance; }
+  if (threadIdx.x == 0) { mean[c] = average; var[c] = variance; inverse[c] = 1 / sqrtf(variance + eps); }
 }
 
 extern "C" __global__ void inverse_deviation(const float* var, float eps, float* inverse, long n) { BREW_EACH(c, n) inverse[c] = 1 / sqrtf(var[c] + eps); }
