@@ -90,6 +90,13 @@ def pooling(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
     return str(g.op("MaxPool" if layer.max else "AveragePool", source, kernel_shape=kernel, strides=stride, pads=[*before, *after]))
 
 
+@form("ROIPooling")
+def roi_pooling(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
+    p = layer.param.roi_pooling_param
+    g.fixed_batch()
+    return str(g.op("MaxRoiPool", x[0], g.reshape(x[1], bottom[1].shape, bottom[1].shape[:2]), pooled_shape=[p.pooled_h, p.pooled_w], spatial_scale=p.spatial_scale))
+
+
 @form("LRN")
 def lrn(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
     n, pad = layer.size, (layer.size - 1) // 2
@@ -359,6 +366,13 @@ def argmax(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
     if p.out_max_val:
         y = g.op("Concat", y, g.reshape(values, (n, k), (n, 1, k)), axis=1)
     return g.reshape(y, (n, 2 if p.out_max_val else 1, k), top[0].shape)
+
+
+@form("PriorBox")
+def prior_box(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
+    """A constant: it depends on shapes alone."""
+    layer.forward(bottom, top)
+    return g.constant(top[0].data)
 
 
 @form("Parameter")

@@ -93,6 +93,8 @@ LAYERS = {
     "mean pooling over the edge": (f'type: "Pooling" {X} pooling_param {{ pool: AVE kernel_size: 3 stride: 2 }}', (2, 6, 8, 10)),
     "floor": (f'type: "Pooling" {X} pooling_param {{ pool: AVE kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR }}', (2, 6, 8, 10)),
     "global": (f'type: "Pooling" {X} pooling_param {{ pool: AVE global_pooling: true }}', IMAGE),
+    "roi pooling": ('type: "ROIPooling" bottom: "x0" bottom: "x1" top: "y" roi_pooling_param { pooled_h: 3 pooled_w: 2 spatial_scale: 0.5 }', IMAGE, (3, 5)),
+    "prior box": ('type: "PriorBox" bottom: "x0" bottom: "x1" top: "y" prior_box_param { min_size: 30 max_size: 60 aspect_ratio: 2 clip: true variance: 0.1 }', IMAGE, (2, 3, 70, 90)),
     "lrn": (f'type: "LRN" {X} lrn_param {{ local_size: 3 alpha: 0.5 beta: 0.6 k: 2 }}', IMAGE),
     "lrn within": (f'type: "LRN" {X} lrn_param {{ local_size: 3 alpha: 0.5 beta: 0.6 norm_region: WITHIN_CHANNEL }}', IMAGE),
     "batch norm": (f'type: "BatchNorm" {X} batch_norm_param {{ eps: 0.01 }}', IMAGE),
@@ -139,6 +141,8 @@ def test_a_layer(name: str) -> None:
     net = layer_net(text, *shapes)
     if name == "embed":
         net.blobs["x0"].data[...] = [[0, 1, 1], [1, 0, 1]]
+    if name == "roi pooling":
+        net.blobs["x1"].data[...] = [[0, 0, 0, 17, 13], [1, 4, 2, 15, 9], [1, 0, 6, 5, 13]]      # picture, left, top, right, bottom
     same_in_onnx_runtime(net, 1e-5)
 
 
