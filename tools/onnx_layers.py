@@ -218,9 +218,14 @@ def logarithm(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
     return line(g, g.op("Log", line(g, x[0], p.scale, p.shift)), 1.0 if p.base == -1 else 1 / log(p.base), 0)
 
 
-@form("Dropout", "Split")
+@form("Split")
 def same(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> Names:
     return x * len(top)
+
+
+@form("Dropout")
+def dropout(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
+    return line(g, x[0], layer.test_scale, 0)
 
 
 @form("StochasticDepth")

@@ -111,7 +111,7 @@ LAYERS = {
     "swish": (f'type: "Swish" {X} swish_param {{ beta: 1.5 }}', IMAGE), "clip": (f'type: "Clip" {X} clip_param {{ min: -0.2 max: 0.3 }}', IMAGE), "relu6": (f'type: "ReLU6" {X}', IMAGE),
     "threshold": (f'type: "Threshold" {X} threshold_param {{ threshold: 0.2 }}', IMAGE), "power": (f'type: "Power" {X} {POSITIVE}', IMAGE),
     "exp": (f'type: "Exp" {X} exp_param {{ base: 2 scale: 0.5 shift: 1 }}', IMAGE), "log": (f'type: "Log" {X} log_param {{ base: 10 scale: 0.5 shift: 1 }}', IMAGE),
-    "dropout": (f'type: "Dropout" {X}', IMAGE), "stochastic depth": (f'type: "StochasticDepth" {X}', IMAGE),
+    "dropout": (f'type: "Dropout" {X}', IMAGE), "unscaled dropout": (f'type: "Dropout" {X} dropout_param {{ dropout_ratio: 0.3 scale_train: false }}', IMAGE), "stochastic depth": (f'type: "StochasticDepth" {X}', IMAGE),
     "sum": ('type: "Eltwise" bottom: "x0" bottom: "x1" top: "y" eltwise_param { coeff: 2 coeff: -1 }', IMAGE, IMAGE),
     "product": ('type: "Eltwise" bottom: "x0" bottom: "x1" bottom: "x2" top: "y" eltwise_param { operation: PROD }', IMAGE, IMAGE, IMAGE),
     "maximum": ('type: "Eltwise" bottom: "x0" bottom: "x1" top: "y" eltwise_param { operation: MAX }', IMAGE, IMAGE),
