@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 import brew
+from brew.engine.layer import dry_run
 from brew.layers.database import open_database
-from brew.proto import parse, pb, read_binary, read_weights, shape_of, to_array
+from brew.proto import parse, pb, read_binary, read_net, read_weights, shape_of, to_array
 from brew.tools.cli import main
 from brew.tools.database import datum_to_array
 from brew.tools.metrics import read_metrics
+from brew.tools.onnx_graph import build
 
 pytestmark = pytest.mark.oracle
 COUNT = 60
@@ -93,6 +95,44 @@ def test_features_classes_and_onnx_agree(folder: Path) -> None:
     session = onnxruntime.InferenceSession("net.onnx", providers=["CPUExecutionProvider"])
     x = (images[..., ::-1] * np.float32(255) - np.array([104, 117, 123], np.float32)).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(session.run(None, {"data": np.ascontiguousarray(x)})[0].reshape(10, -1), scores, rtol=1e-3, atol=1e-3)
+
+
+def test_public_nets_in_onnx_runtime(shared: Path) -> None:
+    """Deploy nets of public repositories, every fifth that is small: the same outputs within 1e-4."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    compared, seen = 0, set()
+    for path in sorted((shared / "data/prototxts").rglob("*.prototxt"))[::5]:
+        try:
+            param = read_net(path)
+            with dry_run():
+                shapes = brew.Net(param, brew.TEST)
+        except (brew.BrewError, ImportError):
+            continue
+        size = sum(b.count for blobs in shapes.params.values() for b in blobs)
+        key = (size, len(shapes.layers))
+        if not param.layer or param.layer[0].type != "Input" or "rois" in shapes.inputs or key in seen or size > 8e6 or sum(b.count for b in shapes.blobs.values()) > 5e7:
+            continue
+        seen.add(key)
+        net, rng = brew.Net(param, brew.TEST), np.random.default_rng(0)
+        for layer in net.layers:
+            for k, blob in enumerate(layer.blobs):
+                blob.data[...] = 1 if layer.type == "BatchNorm" and k == 2 else rng.uniform(0.5, 1.5, blob.shape) if len(blob.shape) == 1 else rng.standard_normal(blob.shape) / np.sqrt(blob.count / blob.shape[0])
+        for name in net.inputs:
+            net.blobs[name].data[...] = rng.standard_normal(net.blobs[name].shape)
+        try:
+            model, _ = build(net)
+        except brew.BrewError as e:
+            assert "ONNX" in str(e), path
+            continue
+        given = {i.name: net.blobs[i.name].data.copy() for i in model.graph.input if i.name in net.blobs}
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        net.forward()
+        names = [o.name for o in session.get_outputs() if o.name in net.blobs]
+        for name, found in zip(names, session.run(names, given)):
+            expected = net.blobs[name].data
+            assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-6, (path, name)
+        compared += 1
+    assert compared >= 10, compared
 
 
 def test_windows_of_pictures(folder: Path) -> None:
