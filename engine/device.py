@@ -12,6 +12,9 @@ from ..kernels import cpu, onednn
 from .errors import DeviceError
 
 
+FEW_ROWS, LONG_ROWS = 128, 256           # where kernels/cpu/gemm_nt.cpp is faster than a general product (benchmarks/products.py)
+
+
 def cores() -> int:
     """How many threads are worth having: OMP_NUM_THREADS, or the cores that this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -56,6 +59,9 @@ class Cpu:
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: np.ndarray, b: np.ndarray, c: np.ndarray, beta: float) -> None:
         """c = a b + beta c, row-major; a is (rows, inner), b (inner, cols), each stored transposed if ta, tb."""
+        if tb and not ta and rows <= FEW_ROWS and inner >= LONG_ROWS:
+            cpu.gemm_nt(rows, cols, inner, a, b, c, beta)
+            return
         (onednn if self.engine == "onednn" and onednn else cpu).gemm(ta, tb, rows, cols, inner, a, b, c, beta)
 
 

@@ -6,7 +6,9 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -48,6 +50,23 @@ inline void each(long n, F f) {
     for (long i = begin; i < end; ++i) g(i);
   }
 }
+
+// Memory that lasts from call to call.
+struct Buffer {
+  float* at = nullptr;
+  size_t size = 0;
+  ~Buffer() { std::free(at); }
+  float* get(long floats) {
+    const size_t bytes = ((size_t)floats * sizeof(float) + 63) / 64 * 64;
+    if (bytes > size) {
+      std::free(at);
+      at = static_cast<float*>(std::aligned_alloc(64, bytes));
+      size = at ? bytes : 0;
+      if (!at) throw std::bad_alloc();
+    }
+    return at;
+  }
+};
 
 // A kernel is bound as: take pointers, let other Python threads run, compute.
 using Release = py::gil_scoped_release;

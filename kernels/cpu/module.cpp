@@ -7,6 +7,7 @@ void bind_boxes(py::module_&);
 void bind_convolution(py::module_&);
 void bind_ctc(py::module_&);
 void bind_eltwise(py::module_&);
+void bind_gemm_nt(py::module_&);
 void bind_layout(py::module_&);
 void bind_lrn(py::module_&);
 void bind_lstm(py::module_&);
@@ -28,6 +29,7 @@ PYBIND11_MODULE(BREW_MODULE, m) {
   bind_convolution(m);
   bind_ctc(m);
   bind_eltwise(m);
+  bind_gemm_nt(m);
   bind_layout(m);
   bind_lrn(m);
   bind_lstm(m);

@@ -5,8 +5,6 @@
 // channels: (K/lanes, C/lanes, 3, 3, lanes of C, lanes of K).
 #include "cpu.h"
 
-#include <cstdlib>
-
 namespace BREW_ISA {
 namespace {
 
@@ -40,23 +38,6 @@ Shape shape_of(const std::vector<long>& v) {
 
 struct Tile { long image, y, x; };
 inline Tile tile_of(const Shape& s, long t) { return {t / (s.down() * s.across()), t / s.across() % s.down() * 2, t % s.across() * 2}; }
-
-// Memory that lasts from call to call.
-struct Buffer {
-  float* at = nullptr;
-  size_t size = 0;
-  ~Buffer() { std::free(at); }
-  float* get(long floats) {
-    const size_t bytes = ((size_t)floats * sizeof(float) + 63) / 64 * 64;
-    if (bytes > size) {
-      std::free(at);
-      at = static_cast<float*>(std::aligned_alloc(64, bytes));
-      size = at ? bytes : 0;
-      if (!at) throw std::bad_alloc();
-    }
-    return at;
-  }
-};
 
 // Tiles of an array, transformed: (place, block of channels, tile, lane). Places are a line more apart than they are long,
 // so that they do not fall on the same lines of the cache.
