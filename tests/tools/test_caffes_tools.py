@@ -217,6 +217,17 @@ def test_curves_of_several_trainings(tmp_path: Path) -> None:
         assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_full_disk_is_an_error_and_leaves_nothing(pictures: Path, tmp_path: Path) -> None:
+    """On a disk of 2 MB that only this process sees."""
+    Path(tmp_path / "disk").mkdir()
+    inside = f'mount -t tmpfs -o size=2m tmpfs disk && "{sys.executable}" -m brew.tools.cli convert_imageset --resize_width 900 --resize_height 900 images/ list.txt disk/db; echo "code $?"; ls -A disk'
+    result = subprocess.run(["unshare", "-rm", "sh", "-c", inside], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if "permitted" in result.stderr or "denied" in result.stderr:
+        pytest.skip(f"no disk of one's own: {result.stderr.strip()}")
+    assert result.stdout.splitlines()[-1] == "code 1", result.stdout
+    assert "disk/db: the database cannot be written after 0 records: the disk is full" in result.stderr
+
+
 def test_device_query_tells_of_the_cpu(tmp_path: Path) -> None:
     result = run("device_query", cwd=tmp_path)
     assert result.returncode == 0 and "threads" in result.stdout and "oneDNN" in result.stdout
