@@ -11,9 +11,8 @@ import subprocess
 import sys
 from datetime import date
 
-import numpy as np
 from memory import peak_megabytes
-from train_step import NETS, measure, processor, read_train_net
+from train_step import NETS, brew_solver, measure, processor
 
 import brew
 from brew.engine.layer import dry_run
@@ -22,23 +21,14 @@ from brew.proto import pb
 LAST = {"squeezenet": "conv10", "resnet50": "fc1000", "vgg16": "fc8"}
 
 
-def make_solver(name: str, frozen: bool) -> brew.SGDSolver:
-    net, shape = pb.NetParameter(name=name), NETS[name][0]
-    data = net.layer.add(name="data", type="Input", top=["data", "label"])
-    data.input_param.shape.add(dim=shape)
-    data.input_param.shape.add(dim=shape[:1])
-    net.layer.extend(read_train_net(name).layer)
+def freeze(net: pb.NetParameter) -> None:
+    """Give everything but the last layer a rate of 0."""
     with dry_run():
         blobs = {layer.name: len(layer.blobs) for layer in brew.Net(net, brew.TRAIN).layers}
     for layer in net.layer:
-        if frozen and layer.name != LAST[name]:
+        if layer.name != LAST[net.name]:
             del layer.param[:]
             layer.param.extend(pb.ParamSpec(lr_mult=0) for _ in range(blobs[layer.name]))
-    solver = brew.get_solver(pb.SolverParameter(net_param=net, base_lr=0.001, lr_policy="fixed", momentum=0.9, weight_decay=0.0005, random_seed=1))
-    rng = np.random.default_rng(0)
-    solver.net.blobs["data"].data[...] = rng.standard_normal(shape)
-    solver.net.blobs["label"].data[...] = rng.integers(0, 10, shape[0])
-    return solver  # type: ignore[return-value]
 
 
 def main() -> None:
@@ -50,7 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     brew.set_threads(args.threads)
     if args.only:
-        solver = make_solver(args.nets[0], args.only == "last")
+        name = args.nets[0]
+        solver = brew_solver(name, NETS[name][0], *([freeze] if args.only == "last" else []))
         solver.step(2)
         ms = measure({"step": lambda: solver.step(1), "forward": lambda: solver.net.run_forward(keep=False)}, args.rounds, 1)
         print(ms["step"], ms["forward"], peak_megabytes())

@@ -47,18 +47,24 @@ def read_train_net(name: str) -> pb.NetParameter:
     return net
 
 
-def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
-    """One iteration of brew's solver on models/NAME, its data layer replaced by an Input with fixed random images."""
-    train = read_train_net(name)
+def brew_solver(name: str, shape: tuple[int, ...], change: Callable[[pb.NetParameter], None] = lambda net: None) -> brew.SGDSolver:
+    """brew's solver on models/NAME, its data layer replaced by an Input with fixed random images; `change` may alter the net."""
     net = pb.NetParameter(name=name)
     data = net.layer.add(name="data", type="Input", top=["data", "label"])
     data.input_param.shape.add(dim=shape)
     data.input_param.shape.add(dim=shape[:1])
-    net.layer.extend(train.layer)
+    net.layer.extend(read_train_net(name).layer)
+    change(net)
     solver = brew.get_solver(pb.SolverParameter(net_param=net, base_lr=0.001, lr_policy="fixed", momentum=0.9, weight_decay=0.0005, random_seed=1))
     rng = np.random.default_rng(0)
     solver.net.blobs["data"].data[...] = rng.standard_normal(shape)
     solver.net.blobs["label"].data[...] = rng.integers(0, 10, shape[0])
+    return solver  # type: ignore[return-value]
+
+
+def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
+    """One iteration of brew_solver()."""
+    solver = brew_solver(name, shape)
     return lambda: solver.step(1)
 
 

@@ -19,7 +19,7 @@ from .debug_info import log_backward, log_forward
 from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
 from .memory import weakly
-from .passes import filter_layers, insert_splits, merged_state, plan_backward, without_blobs
+from .passes import filter_layers, insert_splits, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
@@ -65,7 +65,7 @@ class Net:
         held = 0                                               # bytes of values
         memory = 0                                             # as Caffe counts it, layers in place included
         if log.isEnabledFor(logging.INFO):
-            log.info("Initializing net from parameters: \n%s", to_text(without_blobs(self.param)))
+            log.info("Initializing net from parameters: \n%s", to_text(self.param, weights=False))
         for p in param.layer:
             log.info("Creating Layer %s", p.name)
             layer = layer_class(p)(p, p.phase, self.seed)

@@ -25,15 +25,6 @@ def meets(state: pb.NetState, rule: pb.NetStateRule) -> bool:
             and not any(stage in state.stage for stage in rule.not_stage))
 
 
-def without_blobs(net: pb.NetParameter) -> pb.NetParameter:
-    """A copy of `net` that has no weights."""
-    bare = pb.NetParameter()
-    bare.CopyFrom(net)
-    for layer in bare.layer:
-        layer.ClearField("blobs")
-    return bare
-
-
 def filter_layers(net: pb.NetParameter) -> pb.NetParameter:
     """A copy of `net` with the layers that its `state` keeps, each with its phase."""
     kept = pb.NetParameter()

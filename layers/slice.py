@@ -22,7 +22,7 @@ class SliceLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, shape = self.param.slice_param, bottom[0].shape
         self.require(not (p.HasField("axis") and p.HasField("slice_dim")), "axis and its old name slice_dim are both given", "slice_param.slice_dim")
-        axis = self.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape), "slice_param")
+        axis = self.along = self.axis(p.slice_dim if p.HasField("slice_dim") else p.axis, len(shape), "slice_param")
         size, points = shape[axis], list(p.slice_point)
         if points:
             self.require(len(points) == len(top) - 1, f"{len(top)} tops need {len(top) - 1} slice_points, found {len(points)}", "slice_param.slice_point")

@@ -60,23 +60,30 @@ def parse_file(path: str, message: M, errors: list[PrototxtError] | None = None)
     return parse(text, message, str(path), errors)
 
 
-def to_text(message: Message) -> str:
-    """Protobuf text of `message`, layers without their `position`."""
+def to_text(message: Message, weights: bool = True) -> str:
+    """Protobuf text of `message`, layers without their `position`, and without `weights` without their blobs."""
     copy = type(message)()
     copy.CopyFrom(message)
     strip_positions(copy)
+    if not weights:
+        _strip(copy, "blobs")
     return text_format.MessageToString(copy)
 
 
 def strip_positions(message: Message) -> None:
     """Remove the `position` of every layer below `message`: it says where text stood, and is not part of the net."""
+    _strip(message, "position")
+
+
+def _strip(message: Message, name: str) -> None:
+    """Clear this field of every layer below `message`."""
     if message.DESCRIPTOR.name in LAYERS:
-        message.ClearField("position")
+        message.ClearField(name)
         return
     for field, value in message.ListFields():
         if field.message_type is not None and field.message_type.name in ("NetParameter", *LAYERS):
             for item in [value] if isinstance(value, Message) else value:
-                strip_positions(item)
+                _strip(item, name)
 
 
 class _Reader:

@@ -91,7 +91,7 @@ def activations(args: argparse.Namespace) -> int:
     if planes.ndim != 3:
         raise NetError(f'blob "{args.blob}" has the shape {net.blobs[args.blob].shape}; images and vectors can be drawn')
     if planes.shape[1:] == (1, 1):
-        _save(args.picture, lambda path: save_bars(path, planes.ravel(), args.blob))
+        save_bars(args.picture, planes.ravel(), args.blob)
     else:
         save_picture(args.picture, tiles(planes, ceil(sqrt(len(planes))), args.each))
     peaks = planes.max((1, 2))

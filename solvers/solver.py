@@ -67,7 +67,7 @@ class Solver:
         p = self.param
         self._check()
         self.seed = p.random_seed if p.random_seed >= 0 else new_seed()
-        log.info("Initializing solver from parameters: \n%s", to_text(p))
+        log.info("Initializing solver from parameters: \n%s", to_text(p, weights=False))
         if p.random_seed < 0:
             log.info("random_seed: %d (chosen now; set it to repeat this run)", self.seed)
         self.iter = self.current_step = 0

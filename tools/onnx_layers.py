@@ -52,15 +52,12 @@ def separable(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
 
 @form("InnerProduct")
 def inner_product(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
-    p, shape = layer.param.inner_product_param, bottom[0].shape
-    axis = p.axis % len(shape)
-    inner = prod(shape[axis:])
-    if axis == 1:
-        flat = g.reshape(x[0], shape, (shape[0], inner))
-        return str(g.op("Gemm", flat, *[g.blob(k) for k in range(len(layer.blobs))], transB=int(not p.transpose)))
-    matrix = g.array(0).reshape(layer.blobs[0].shape)
-    product = g.op("MatMul", g.reshape(x[0], shape, (*shape[:axis], inner)), g.constant(matrix if p.transpose else matrix.T))
-    return str(g.op("Add", product, g.blob(1)) if p.bias_term else product)
+    shape = bottom[0].shape
+    flat = g.reshape(x[0], shape, (*shape[:layer.first], layer.inputs))
+    if layer.first == 1:
+        return str(g.op("Gemm", flat, *[g.blob(k) for k in range(len(layer.blobs))], transB=int(not layer.transposed)))
+    product = g.op("MatMul", flat, g.constant(g.array(0) if layer.transposed else g.array(0).T))
+    return str(g.op("Add", product, g.blob(1)) if len(layer.blobs) > 1 else product)
 
 
 @form("Embed")
@@ -254,17 +251,14 @@ def axpy(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
 
 @form("Concat")
 def concat(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
-    p = layer.param.concat_param
-    return str(g.op("Concat", *x, axis=p.concat_dim if p.HasField("concat_dim") else p.axis))
+    return str(g.op("Concat", *x, axis=layer.along))
 
 
 @form("Slice")
 def slice_(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> Names:
-    p = layer.param.slice_param
-    axis = (p.slice_dim if p.HasField("slice_dim") else p.axis) % len(bottom[0].shape)
     if len(top) == 1:
         return x
-    return list(g.op("Split", x[0], g.constant([t.shape[axis] for t in top], np.int64), outputs=len(top), axis=axis))
+    return list(g.op("Split", x[0], g.constant([t.shape[layer.along] for t in top], np.int64), outputs=len(top), axis=layer.along))
 
 
 @form("Crop")

@@ -11,6 +11,7 @@ import numpy as np
 from ..engine.errors import DataError, Position, WeightsError, nearest
 from ..engine.files import write_whole
 from ..engine.weights import read
+from .plot import new_figure, save_figure
 
 SIDE = 32                                                    # pixels that a tile has at least
 PAPER = 255
@@ -45,17 +46,13 @@ def save_picture(path: str, page: np.ndarray) -> None:
 
 def save_bars(path: str, values: np.ndarray, name: str) -> None:
     """Draw a vector: its values in their order, and how many there are of each size. Raises DataError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError("drawing a vector needs matplotlib: pip install 'brew[plot]'") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     above, below = figure.subplots(2, 1)
     above.vlines(np.arange(len(values)), 0, values, linewidth=max(0.6, min(6, 400 / len(values))))
     above.set_xlabel(f"channel of {name}")
     below.hist(values, bins=min(100, max(10, len(values) // 4)))
     below.set_xlabel("value")
-    figure.savefig(path, format=Path(path).suffix[1:].lower(), dpi=120)
+    save_figure(figure, path)
 
 
 def filter_tiles(weights: np.ndarray, limit: int, each: bool = False) -> np.ndarray:

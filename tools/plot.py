@@ -1,4 +1,4 @@
-"""The curve of a training as a picture, from its metrics file: at the end, or live."""
+"""Figures as pictures; and the curve of a training, from its metrics file: at the end, or live."""
 from __future__ import annotations
 
 import io
@@ -6,25 +6,41 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..engine.errors import SolverError
+from ..engine.errors import DataError, Position, SolverError
 from ..engine.files import write_whole
 from .metrics import read_metrics
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches. Raises DataError without matplotlib (extra [plot])."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DataError("drawing needs matplotlib: pip install 'brew[plot]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure, whole or not at all, as the kind of picture that the name ends with. Raises DataError, SnapshotError."""
+    out, kind = io.BytesIO(), Path(path).suffix[1:].lower()
+    try:
+        figure.savefig(out, format=kind, dpi=120)
+    except ValueError:
+        raise DataError(f'no picture can be written as ".{kind}"; png and svg can', Position(str(path))) from None
+    write_whole(path, out.getvalue())
 
 
 def plot_curve(metrics: str | Path, picture: str | Path) -> bool:
     """Draw loss and test results over iterations into `picture` (a PNG), which is always a whole one. False without matplotlib
     (extra [plot])."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+        figure = new_figure(8, 4.5)
+    except DataError:
         return False
     records = read_metrics(metrics)
     train, tests = [r for r in records if "loss" in r and "test" not in r], [r for r in records if "test" in r]
     outputs = sorted({k for r in tests for k, v in r.items() if k not in ("iteration", "test") and isinstance(v, float)})
     scores, losses = [k for k in outputs if "loss" not in k], [k for k in outputs if "loss" in k]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.add_subplot()
     axis.plot([r["iteration"] for r in train], [r["loss"] for r in train], color="0.6", linewidth=1, label="train loss")
     for name in losses:
@@ -40,13 +56,11 @@ def plot_curve(metrics: str | Path, picture: str | Path) -> bool:
         for name, color in zip(scores, ("tab:blue", "tab:green", "tab:purple", "tab:orange") * len(scores)):
             right.plot([r["iteration"] for r in tests], [r[name] for r in tests], color=color, marker=".", label=f"test {name}")
         right.set_ylabel(", ".join(scores))
-        handles = tuple(a + b for a, b in zip(handles, right.get_legend_handles_labels()))  # type: ignore[assignment]
+        handles = tuple(a + b for a, b in zip(handles, right.get_legend_handles_labels()))
     if handles[0]:
         axis.legend(*handles, loc="center right")
     axis.grid(alpha=0.3)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=120)
-    write_whole(picture, out.getvalue())
+    save_figure(figure, picture)
     return True
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ..engine.errors import DataError, Position
 from ..engine.files import write_whole
 from .metrics import read_metrics
 from .parse_log import Row, parse
+from .plot import new_figure, save_figure
 
 FORMATS = ("png", "svg", "pdf", "html")
 Curve = tuple[str, list[Any], list[Any]]      # name, x, y
@@ -51,17 +51,16 @@ def plot_training_log(args: argparse.Namespace) -> int:
     if not curves:
         raise DataError(f"there is no {which} {AXES[what]} in {', '.join(args.logs)}")
     x_name, y_name = AXES[over], f"{which} {AXES[what]}"
-    write_whole(args.picture, _page(curves, x_name, y_name) if kind == "html" else _picture(curves, x_name, y_name, kind))
+    if kind == "html":
+        write_whole(args.picture, _page(curves, x_name, y_name))
+    else:
+        save_figure(_figure(curves, x_name, y_name), args.picture)
     print(f"{args.picture}: {len(curves)} curves")
     return 0
 
 
-def _picture(curves: list[Curve], x_name: str, y_name: str, kind: str) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise DataError("drawing needs matplotlib: pip install 'brew[plot]'") from None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+def _figure(curves: list[Curve], x_name: str, y_name: str) -> Any:
+    figure = new_figure(8, 4.5)
     axis = figure.add_subplot()
     for name, x, y in curves:
         axis.plot(x, y, label=name, linewidth=1.2, marker="." if len(x) < 60 else None)
@@ -69,9 +68,7 @@ def _picture(curves: list[Curve], x_name: str, y_name: str, kind: str) -> bytes:
     axis.set_ylabel(y_name)
     axis.grid(alpha=0.3)
     axis.legend()
-    out = io.BytesIO()
-    figure.savefig(out, format=kind, dpi=120)
-    return out.getvalue()
+    return figure
 
 
 def _page(curves: list[Curve], x_name: str, y_name: str) -> bytes:

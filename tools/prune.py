@@ -85,7 +85,7 @@ def _follow(model: Model, phase: int, kept: Mapping[str, Channels], cuts: Cuts) 
 
 def _keep_outputs(layer: Any, stay: Channels, cuts: Cuts) -> None:
     cuts.outputs[layer.name] = len(stay)
-    cuts.blobs[layer.name, 0, 1 if layer.type == "InnerProduct" and layer.param.inner_product_param.transpose else 0] = stay
+    cuts.blobs[layer.name, 0, 1 if getattr(layer, "transposed", False) else 0] = stay
     if len(layer.blobs) > 1:
         cuts.blobs[layer.name, 1, 0] = stay
 
@@ -95,12 +95,12 @@ def _read(layer: Any, shapes: list[tuple[int, ...]], found: list[Channels | None
     p, stay, shape = layer.param, found[0], shapes[0]
     if layer.type in PASSING:
         return stay
-    if layer.type in OF_CHANNELS and len(shapes) == 1:
+    if layer.type in OF_CHANNELS and len(shapes) == 1 and getattr(layer, "by_channel", True):
         for k, blob in enumerate(layer.blobs):
             if blob.count == shape[1]:
                 cuts.blobs[layer.name, k, blob.shape.index(shape[1])] = stay  # type: ignore[assignment]
         return stay
-    if layer.type == "Concat" and p.concat_param.axis == 1:
+    if layer.type == "Concat" and layer.along == 1:
         starts = np.cumsum([0, *(s[1] for s in shapes)])
         return np.concatenate([start + (np.arange(s[1]) if f is None else f) for start, s, f in zip(starts, shapes, found)])
     if layer.type == "Eltwise":
@@ -113,11 +113,10 @@ def _read(layer: Any, shapes: list[tuple[int, ...]], found: list[Channels | None
     spread: Channels = (stay[:, None] * inner + np.arange(inner)).reshape(-1)            # in a matrix whose rows are whole items
     if layer.type == "Flatten" and p.flatten_param.axis == 1 and p.flatten_param.end_axis == -1:
         return spread
-    if layer.type == "InnerProduct" and p.inner_product_param.axis == 1:
-        cuts.blobs[layer.name, 0, 0 if p.inner_product_param.transpose else 1] = spread
+    if layer.type == "InnerProduct" and layer.first == 1:
+        cuts.blobs[layer.name, 0, 0 if layer.transposed else 1] = spread
         return None
-    group = p.convolution_param.group
-    if layer.type in ("Convolution", "Deconvolution") and group == 1:
+    if layer.type in ("Convolution", "Deconvolution") and layer.groups == 1:
         cuts.blobs[layer.name, 0, 1 if layer.type == "Convolution" else 0] = stay
         return None
     if layer.type in ("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise") and layer.blobs[0].shape[1] == 1:

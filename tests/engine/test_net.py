@@ -175,6 +175,15 @@ def test_weights_go_to_files_and_back(save: str, name: str, device: str) -> None
         assert (mine.data == his.data).all()
 
 
+def test_logs_of_nets_and_solvers_hold_no_weights(caplog: pytest.LogCaptureFixture) -> None:
+    trained = net(CONV).to_proto()
+    with caplog.at_level("INFO", "brew"):
+        brew.Net(trained, brew.TRAIN)
+        brew.get_solver(pb.SolverParameter(net_param=trained, base_lr=0.1, lr_policy="fixed"))
+    text = "".join(record.getMessage() for record in caplog.records)
+    assert 'name: "c"' in text and "solver from parameters" in text and "blobs {" not in text and trained.layer[1].blobs
+
+
 def test_weights_that_do_not_fit_are_refused_and_nothing_changes() -> None:
     a, b = net(CONV), net(CONV.replace("num_output: 32", "num_output: 16"))
     a.save("w.caffemodel")

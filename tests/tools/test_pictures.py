@@ -148,5 +148,6 @@ def test_activations_of_an_image(capsys: pytest.CaptureFixture[str]) -> None:
     assert (page[1:41, 1:61] == 0).all()
     assert main(["activations", "image.png", "pool", "pool.png", *common]) == 0 and cv2.imread("pool.png") is not None
     capsys.readouterr()
-    for words, message in ((["image.png", "conw", "x.png"], 'did you mean "conv"'), (["none.png", "conv", "x.png"], "none.png")):
+    for words, message in ((["image.png", "conw", "x.png"], 'did you mean "conv"'), (["none.png", "conv", "x.png"], "none.png"),
+                           (["image.png", "conv", "x.abc"], "no picture can be written"), (["image.png", "pool", "x.abc"], "no picture can be written")):
         assert main(["activations", *words, *common]) == 1 and message in capsys.readouterr().err

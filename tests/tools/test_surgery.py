@@ -129,6 +129,14 @@ def test_pruning_before_an_inner_product_and_in_both_phases() -> None:
     close(answer(model), answer(reading_nothing(whole, {"ip1": columns, "ip2": np.setdiff1d(np.arange(500), kept["ip1"])})))
 
 
+def test_a_scale_of_other_axes_is_not_taken_for_one_of_channels() -> None:
+    """Six columns and six channels: the scale's six numbers are the columns'."""
+    conv = 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 6 kernel_size: 1 } }'
+    scale = 'layer { name: "s" type: "Scale" bottom: "c" top: "s" scale_param { axis: 3 } }'
+    with pytest.raises(brew.BrewError, match='layer "s".*none can leave alone'):
+        prune(small(conv + scale, c=[np.ones((6, 3, 1, 1), np.float32), np.ones(6, np.float32)], s=[np.ones(6, np.float32)]), {"c": 0.5})
+
+
 def test_what_cannot_be_pruned() -> None:
     conv = 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 3 kernel_size: 1 } }'
     weights = {"c": [np.ones((3, 3, 1, 1), np.float32), np.ones(3, np.float32)]}
