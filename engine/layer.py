@@ -91,6 +91,10 @@ class Layer:
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     private_blobs: Sequence[Blob] = ()           # blobs of its own, between its parts, that nobody needs between its calls
+    backward_uses: Sequence[str] = ("bottom", "top")     # whose values backward needs: see backward_reads
+    needs_sign = False                   # of those values, backward needs only which are positive
+    keeps_sign = False                   # in place, it changes no value that has a gradient from positive to not, or back
+    writes_all = True                    # every run writes all of its results; False: those of a run before may remain
     runs_backward = True                 # whether the net will call backward(), as far as it has planned
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
@@ -121,8 +125,9 @@ class Layer:
         return True
 
     def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
-        """The blobs whose values backward looks at (or in whose layout it works): training may give the memory of others on."""
-        return [*bottom, *top, *self.private_blobs]
+        """The blobs whose values (or their layout) backward uses, by default those that `backward_uses` names. In training the
+        memory of all others may be released, and a layer in place may overwrite them."""
+        return [*(bottom if "bottom" in self.backward_uses else ()), *(top if "top" in self.backward_uses else ()), *self.private_blobs]
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""

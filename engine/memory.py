@@ -82,6 +82,15 @@ class Store:
         self.lost = None
         return array
 
+    def clear(self) -> None:
+        """Make all values zero, without touching memory until somebody reads them."""
+        self.newest, self.lost = set(), None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing was written since the values were last cleared: all are zero and need not be read."""
+        return not self.newest and self.lost is None
+
     def give_up(self, lost: Callable[[], None]) -> None:
         """Let others have the memory, unless the user holds the plain copy. Who wants the values again calls `lost`, which
         makes them or raises."""
@@ -170,7 +179,7 @@ class Memory:
 
     def clear(self) -> None:
         """Set all values to zero, without touching memory until somebody reads them."""
-        self.store.newest, self.store.lost = set(), None
+        self.store.clear()
 
     @property
     def layout(self) -> Any:

@@ -18,7 +18,7 @@ from .blob import Blob
 from .debug_info import log_backward, log_forward
 from .errors import NetError, SolverError, fail
 from .layer import Layer, layer_class
-from .memory import weakly
+from .memory import Store, weakly
 from .passes import filter_layers, insert_splits, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
@@ -120,6 +120,7 @@ class Net:
         self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
         self._forward_steps: dict[bool, list[Step]] = {}       # by whether memory is released
         self._backward_steps: dict[bool, list[Step]] = {}
+        self._released: list[Store] = []                       # gradients that the last backward pass released
         self.fusions: dict[int, list[int]] = {}
         self.keep_blobs = True                                 # after a training step: read by the solver, which clears it for its own net
         self._look_test, self._look_training = weakly(self._restore_values), weakly(self._not_kept)
@@ -192,10 +193,12 @@ class Net:
         self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids, hide=not keep)
         self._backward_steps = {}
 
-    def _restore_values(self) -> None:
-        """Make what the last run gave up, from what the layers without bottoms brought, and keep it from now on."""
+    def _restore_values(self, last: int | None = None) -> None:
+        """Compute again what the last run released, up to layer number `last`, and keep all values from now on."""
         self.keep_values = True
-        self._run([step for step in self._whole_forward() if self.bottoms[step.first] and self.tops[step.last]])
+        whole = last is None or last == len(self.layers) - 1
+        steps = self._whole_forward() if whole else self._steps[:last + 1]      # type: ignore[operator]
+        self._run([step for step in steps if self.bottoms[step.first] and self.tops[step.last]])
 
     def _not_kept(self) -> None:
         raise NetError("this blob was not kept: in training, memory goes on to others as soon as nothing needs it any more"
@@ -249,16 +252,19 @@ class Net:
         return loss
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
-        """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run gives the memory of
-        blobs' gradients on as soon as nothing needs them any more."""
+        """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run releases the memory
+        of each blob's gradient after its last use."""
         device.activate(self.device)
-        if not self.keep_values:
-            self._restore_values()
         start = len(self.layers) - 1 if start is None else start
+        if not self.keep_values:
+            self._restore_values(start)
+        self._forget_gradients(start)
         if start == len(self.layers) - 1 and end == 0 and not debug and not any(self._hooks.values()):
             if keep not in self._backward_steps:
                 self._backward_steps[keep] = backward_steps(self, self._run_backward, self._down, release=not keep)
             steps = self._backward_steps[keep]
+            if not keep:
+                self._released = [store for step in steps for store in step.done]
         else:
             steps = [self._steps[i] for i in range(start, end - 1, -1) if self._run_backward[i]]
         for step in steps:
@@ -275,6 +281,16 @@ class Net:
                 log_backward(self, i)
             for store in step.done:
                 store.give_up(self._look_training)
+
+    def _forget_gradients(self, start: int) -> None:
+        """Make the gradients zero that an earlier pass released: not every layer sends one back. Those from which this pass
+        starts must be there."""
+        if self._released:
+            given = {id(top.gradient.store) for top in self.tops[start]}
+            for store in self._released:
+                if store.lost is not None and id(store) not in given:
+                    store.clear()
+            self._released = []
 
     def output_values(self) -> dict[str, np.ndarray]:
         """The present values of each output, flat, in double precision."""

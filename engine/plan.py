@@ -73,6 +73,7 @@ def forward_steps(net: Any, runs: Sequence[bool], release: bool) -> list[Step]:
     if not release:
         return steps
     kept = {id(net.blobs[name].value.store) for name in net.outputs}
+    kept |= {id(top.value.store) for layer, tops in zip(net.layers, net.tops) if not layer.writes_all for top in tops}
     for layer, bottoms, tops, backward in zip(net.layers, net.bottoms, net.tops, runs):
         kept |= {id(blob.value.store) for blob in (*(tops if not bottoms else ()), *(layer.backward_reads(bottoms, tops) if backward else ()))}
     return _with_releases(steps, net, "value", kept)
@@ -89,8 +90,11 @@ def backward_steps(net: Any, runs: Sequence[bool], down: Sequence[Sequence[bool]
             steps.append(single_step(net, first, net.fusions[first] if first != i else ()))
     if not release:
         return steps
-    return _with_releases(steps, net, "gradient", {id(net.blobs[name].gradient.store) for name in net.outputs} |
-                          {id(top.gradient.store) for layer, tops in zip(net.layers, net.tops) for top, w in zip(tops, layer.loss_weights) if w})
+    kept = {id(net.blobs[name].gradient.store) for name in net.outputs}
+    for layer, bottoms, tops in zip(net.layers, net.bottoms, net.tops):
+        kept |= {id(top.gradient.store) for top, w in zip(tops, layer.loss_weights) if w}
+        kept |= {id(blob.gradient.store) for blob in bottoms if not layer.writes_all}
+    return _with_releases(steps, net, "gradient", kept)
 
 
 def _with_releases(steps: list[Step], net: Any, part: str, kept: set[int]) -> list[Step]:

@@ -51,6 +51,7 @@ class PythonLayer(Layer):
 
     bottoms, tops = at_least(0), at_least(0)
     reshape_always = True
+    writes_all = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.python_param
