@@ -23,6 +23,7 @@ from .passes import filter_layers, insert_splits, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
+from .rewrites import check_rewrites, find_rewrites
 from .sharing import share_parameters
 
 log = logging.getLogger("brew")
@@ -114,6 +115,10 @@ class Net:
         for layer, need in zip(self.layers, self._run_backward):
             layer.runs_backward = need
             log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
+        check_rewrites(self.layers, self.bottoms, self.tops)
+        self.rewrites = find_rewrites(self.layers, self.bottoms, self.tops, self._run_backward)
+        for r in self.rewrites:
+            log.info("%s overwrites what the backward pass of %s needs: a copy is kept", self._layer_names[r.by], self._layer_names[r.reader])
         self._name_ends(param)
         self.learnable = share_parameters(self.layers, self._layer_names)
         self.arena: Arena | None = None
@@ -234,6 +239,9 @@ class Net:
             if self._reshape(i):
                 for k in range(i + 1, step.last + 1):
                     self._reshape(k)
+            if step.saves and self._keep_values:
+                for rewrite in step.saves:
+                    rewrite.keep()
             if step.following:
                 layer.forward_fused(step.bottom, step.top, step.following)
             else:
@@ -272,9 +280,9 @@ class Net:
             for hook in self._hooks["before_backward"]:
                 hook(i)
             if step.following:
-                self.layers[i].backward_fused(step.top, self._down[i], self.bottoms[i], step.following)
+                self.layers[i].backward_fused(step.back_top, self._down[i], step.back_bottom, step.following)
             else:
-                self.layers[i].backward(self.tops[i], self._down[i], self.bottoms[i])
+                self.layers[i].backward(step.back_top, self._down[i], step.back_bottom)
             for hook in self._hooks["after_backward"]:
                 hook(i)
             if debug:

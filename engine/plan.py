@@ -8,6 +8,7 @@ from typing import Any
 from .blob import Blob
 from .layer import Layer
 from .memory import Store
+from .rewrites import Rewrite, with_copies
 
 SMALL = 16384            # floats; memory of fewer is not worth giving to others
 
@@ -15,15 +16,18 @@ SMALL = 16384            # floats; memory of fewer is not worth giving to others
 @dataclass(frozen=True)
 class Step:
     """One call: layer `first` runs and does the work of those `following`, up to layer `last`. `bottom` is what it reads, its
-    own first; `top` is what the last one makes; blobs in between, `hidden`, are not made. After it, nobody touches the stores
-    `done`."""
+    own first; `top` is what the last one makes; blobs in between, `hidden`, are not made. `saves` are the copies to be made
+    before it. Its backward pass takes `back_bottom` and `back_top`. After it, nobody touches the stores `done`."""
 
     first: int
     last: int
     following: Sequence[Layer]
     bottom: list[Blob]
     top: list[Blob]
+    back_bottom: list[Blob]
+    back_top: list[Blob]
     hidden: Sequence[Blob] = ()
+    saves: Sequence[Rewrite] = ()
     done: Sequence[Store] = ()
 
 
@@ -33,7 +37,9 @@ def single_step(net: Any, i: int, chain: Sequence[int] = ()) -> Step:
     inside = {id(blob) for k in (i, *chain) for blob in net.tops[k]}
     bottom = [*net.bottoms[i], *(blob for k in chain for blob in net.bottoms[k] if id(blob) not in inside)]
     hidden = {id(blob): blob for k in (i, *chain) for blob in net.tops[k] if blob not in net.tops[last]}
-    return Step(i, last, [net.layers[k] for k in chain], bottom, net.tops[last], list(hidden.values()))
+    back_bottom, back_top = with_copies(net.bottoms[i], net.rewrites, (i,)), with_copies(net.tops[last], net.rewrites, (i, *chain))
+    saves = [r for r in net.rewrites if r.reader < i <= r.by <= last]          # within a step, layers keep what they need
+    return Step(i, last, [net.layers[k] for k in chain], bottom, net.tops[last], back_bottom, back_top, list(hidden.values()), saves)
 
 
 def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops: Sequence[Sequence[int]], hide: bool) -> dict[int, list[int]]:

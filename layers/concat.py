@@ -21,6 +21,7 @@ class ConcatLayer(Layer):
 
     bottoms = at_least(1)
     in_place = False
+    backward_uses = ()
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.concat_param

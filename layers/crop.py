@@ -18,6 +18,7 @@ class CropLayer(Layer):
 
     bottoms = exactly(2)
     in_place = False
+    backward_uses = ()
 
     def may_force_backward(self, bottom: int) -> bool:
         return bottom == 0

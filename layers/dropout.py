@@ -21,6 +21,7 @@ class DropoutLayer(Layer):
     """
 
     counter = "forwards"
+    backward_uses, keeps_sign = (), True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.dropout_param

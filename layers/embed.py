@@ -14,6 +14,7 @@ class RowLayer(Layer):
     """What picks rows of a matrix by the whole numbers in a blob."""
 
     in_place = False
+    backward_uses = ()
 
     def rows(self, blob: Blob, count: int) -> Any:
         """The row numbers in a blob, checked, as int32."""

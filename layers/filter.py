@@ -17,6 +17,7 @@ class FilterLayer(Layer):
 
     bottoms, tops = at_least(2), at_least(1)
     in_place = False
+    backward_uses = ()
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.require(len(top) == len(bottom) - 1, f"makes one top for each bottom but the selector: {len(bottom) - 1}, found {len(top)}", "top")

@@ -72,7 +72,7 @@ class InfogainLossLayer(LossLayer):
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.refuse(propagate_down)
         if propagate_down[0]:
-            p = self.probabilities.read().reshape(self.view)
+            p = (top[1].value if len(top) > 1 else self.probabilities).read().reshape(self.view)
             slope = self.slope(bottom, top)
             weight = slope if slope.ndim == 0 else slope.reshape(self.view[0], 1, self.view[2])
             bottom[0].gradient.write().reshape(self.view)[...] = (p * self.gains.sum(1, keepdims=True) - self.gains) * weight

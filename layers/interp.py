@@ -22,6 +22,7 @@ class InterpLayer(Layer):
     """
 
     bottoms, in_place = between(1, 2), False
+    backward_uses = ()
 
     def may_force_backward(self, bottom: int) -> bool:
         return bottom == 0
@@ -70,6 +71,7 @@ class UpsampleLayer(Layer):
     """
 
     bottoms, in_place = between(1, 2), False
+    backward_uses = ()
 
     def may_force_backward(self, bottom: int) -> bool:
         return bottom == 0

@@ -1,6 +1,7 @@
 """ReLU, Sigmoid and TanH: activations, element by element, in any layout and in place."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..engine.blob import Blob
@@ -13,6 +14,7 @@ class NeuronLayer(Layer):
     """A function of each value. The gradient is computed from the result, so that the layer may run in place."""
 
     keeps_zero = True                    # f(0) = 0, so that the padding of a layout stays zero
+    backward_uses: Sequence[str] = ("top",)
 
     def layout(self, memory: Memory) -> Any:
         layout = memory.layout
@@ -40,6 +42,7 @@ class FunctionLayer(NeuronLayer):
     """One of the functions with three constants of kernels/include/neuron.h. In place, it keeps a copy of its input."""
 
     function = ""
+    backward_uses = ("bottom", "top")
 
     def constants(self) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
@@ -71,6 +74,8 @@ class ReLULayer(NeuronLayer):
     Bottom, top:  any shape.
     negative_slope   default 0. In place it must not be negative: the sign of x is read from the result.
     """
+
+    backward_uses, needs_sign, keeps_sign = ("bottom",), True, True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.slope = self.param.relu_param.negative_slope

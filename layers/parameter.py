@@ -20,8 +20,11 @@ class ParameterLayer(Layer):
         self.add_blob(tuple(self.param.parameter_param.shape.dim))
         top[0].reshape(*self.blobs[0].shape)
 
-    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         top[0].share_value(self.blobs[0])
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].share_value(self.blobs[0])                       # another net's by now, perhaps
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.k.linear(top[0].gradient.read(), 1.0, self.blobs[0].gradient.adding(), 1.0)

@@ -11,6 +11,7 @@ class MovingLayer(Layer):
     """Puts each value of the bottom into one place of the top, or none. A layer says how with strided views."""
 
     in_place = False
+    backward_uses = ()
 
     def moved(self, x: Any) -> Any:
         """A view of the bottom's array `x` in the top's order."""
@@ -167,6 +168,7 @@ class PaddingLayer(Layer):
     """
 
     in_place = False
+    backward_uses = ()
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, shape = self.param.padding_param, bottom[0].shape

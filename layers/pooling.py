@@ -40,6 +40,7 @@ class PoolingLayer(Layer):
 
     tops = between(1, 2)
     in_place = False
+    backward_uses = ()
     counter = "forwards"                 # of random draws; stays 0 for MAX and AVE
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:

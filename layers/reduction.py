@@ -18,6 +18,7 @@ class ReductionLayer(Layer):
     """
 
     in_place = False
+    backward_uses = ("bottom",)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, shape = self.param.reduction_param, bottom[0].shape

@@ -11,6 +11,7 @@ class ViewLayer(Layer):
     """The top is the bottom under another shape: no copy forward or backward."""
 
     in_place = False
+    backward_uses = ()
 
     def new_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]: ...      # type: ignore[empty-body]
 

@@ -120,6 +120,7 @@ class BiasLayer(BroadcastLayer):
     """
 
     field = "bias_param"
+    backward_uses = ()
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.operand_setup(bottom)

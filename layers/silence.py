@@ -15,6 +15,7 @@ class SilenceLayer(Layer):
     """
 
     bottoms, tops = at_least(1), exactly(0)
+    backward_uses = ()
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         for blob, down in zip(bottom, propagate_down):

@@ -18,6 +18,7 @@ class SliceLayer(Layer):
 
     tops = at_least(1)
     in_place = False
+    backward_uses = ()
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, shape = self.param.slice_param, bottom[0].shape

@@ -20,6 +20,8 @@ class SoftmaxLayer(Layer):
     axis   whose values sum to one, default 1.
     """
 
+    backward_uses = ("top",)
+
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         axis = self.axis(self.param.softmax_param.axis, len(shape), "softmax_param.axis")
@@ -102,7 +104,8 @@ class SoftmaxWithLossLayer(LossLayer):
         self.refuse(propagate_down)
         if not propagate_down[0]:
             return
-        probabilities, targets, dx = self.probabilities.read(), bottom[1].value.read(), bottom[0].gradient.write()
+        probabilities = (top[1].value if len(top) > 1 else self.probabilities).read()
+        targets, dx = bottom[1].value.read(), bottom[0].gradient.write()
         if not self.soft:
             w = self.weights(bottom)
             self.k.cross_entropy_backward(probabilities, targets, w, dx, *self.label_args(), float(top[0].gradient.read()) / self.divisor)

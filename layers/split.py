@@ -16,6 +16,7 @@ class SplitLayer(Layer):
 
     tops = at_least(1)
     in_place = False
+    backward_uses = ()
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         for blob in top:

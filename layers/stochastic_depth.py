@@ -27,6 +27,7 @@ class StochasticDepthLayer(Layer):
     """
 
     counter = "forwards"
+    backward_uses, keeps_sign = (), True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.stochastic_depth_param

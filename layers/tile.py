@@ -16,6 +16,7 @@ class TileLayer(Layer):
     """
 
     in_place = False
+    backward_uses = ()
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, shape = self.param.tile_param, bottom[0].shape
