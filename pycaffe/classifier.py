@@ -23,7 +23,6 @@ class Classifier(Net):
         super().__init__(model_file, TEST, weights=pretrained_file)
         self.transformer, self.crop_dims = preprocessing(self, mean, input_scale, raw_scale, channel_swap)
         self.image_dims = np.array(image_dims if image_dims is not None else self.crop_dims)
-        self.keep_values = False                                     # only the outputs are looked at
 
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Probabilities (N, classes) of images (H, W, K), each the mean over ten crops, or the centre's without `oversample`."""

@@ -22,7 +22,6 @@ class Detector(Net):
                  raw_scale: float | None = None, channel_swap: Sequence[int] | None = None, context_pad: int | None = None):
         super().__init__(model_file, TEST, weights=pretrained_file)
         self.transformer, self.crop_dims = preprocessing(self, mean, input_scale, raw_scale, channel_swap)
-        self.keep_values = False
         self.configure_crop(context_pad)
 
     def detect_windows(self, images_windows: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ def classify(args: argparse.Namespace) -> int:
     """Write the probabilities (pictures, classes) as .npy, as `brew classify` was asked to; with labels, say the best five."""
     choose_device(args.gpu)
     classifier = Classifier(args.model_def, args.pretrained_model, image_dims=_numbers(args.images_dim, int, "images_dim", 2), **_preprocessing(args))
+    classifier.keep_values = False                               # only the outputs are looked at
     source = Path(args.input)
     files: list[Any]
     if source.suffix == ".npy":
@@ -60,6 +61,7 @@ def detect(args: argparse.Namespace) -> int:
     if Path(args.output).suffix not in (".h5", ".csv"):
         raise DataError("the output is a .h5 or a .csv file", Position(args.output))
     detector = Detector(args.model_def, args.pretrained_model, context_pad=args.context_pad, **_preprocessing(args))
+    detector.keep_values = False
     if args.crop_mode == "selective_search":
         names = [line.strip() for line in read_bytes(args.input, "this list of pictures", DataError).decode().splitlines() if line.strip()]
         found = detector.detect_selective_search(names)
