@@ -33,7 +33,8 @@ class Blob:
         self.reshape(*shape)
 
     def reshape(self, *shape: int) -> None:
-        """Give the blob another shape; values stay where they fit in plain order. Raises ShapeError for an impossible one."""
+        """Give the blob another shape; values stay where they fit in plain order. Arrays taken before keep their old shape, and
+        if the blob has grown, the old values: take them anew. Raises ShapeError for an impossible shape."""
         shape = tuple(int(d) for d in shape)
         if shape == self.shape and self.value.store.size == prod(shape):
             return
@@ -45,6 +46,8 @@ class Blob:
     def _resized(self, memory: Memory) -> Memory:
         new = Memory(self.shape)
         old = memory.store
+        if old.exposed and old.looked_at():          # the user sees the same buffer, as long as it is large enough
+            old.read(PLAIN)
         if PLAIN in old.newest:                      # keep what was there, and the buffer if it is large enough
             kept = old.copies[PLAIN]
             old.lent.pop(PLAIN, None)

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -234,8 +235,8 @@ class Net:
                 loss += self._run(self._steps[i:step.last + 1])      # somebody wants to see what would not be made
                 continue
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
-            for hook in self._hooks["before_forward"]:
-                hook(i)
+            if self._hooks["before_forward"]:
+                self._call_hooks("before_forward", i)
             if self._reshape(i):
                 for k in range(i + 1, step.last + 1):
                     self._reshape(k)
@@ -250,8 +251,8 @@ class Net:
                 blob.value.store.give_up(self._look_test)
             if any(layer.loss_weights):
                 loss += layer.loss(top)
-            for hook in self._hooks["after_forward"]:
-                hook(i)
+            if self._hooks["after_forward"]:
+                self._call_hooks("after_forward", i)
             if debug:
                 log_forward(self, i)
             if step.done and self._forward_steps.get(True) is steps:       # no shape has changed since the plan was made
@@ -277,14 +278,14 @@ class Net:
             steps = [self._steps[i] for i in range(start, end - 1, -1) if self._run_backward[i]]
         for step in steps:
             i = step.first
-            for hook in self._hooks["before_backward"]:
-                hook(i)
+            if self._hooks["before_backward"]:
+                self._call_hooks("before_backward", i)
             if step.following:
                 self.layers[i].backward_fused(step.back_top, self._down[i], step.back_bottom, step.following)
             else:
                 self.layers[i].backward(step.back_top, self._down[i], step.back_bottom)
-            for hook in self._hooks["after_backward"]:
-                hook(i)
+            if self._hooks["after_backward"]:
+                self._call_hooks("after_backward", i)
             if debug:
                 log_backward(self, i)
             for store in step.done:
@@ -317,6 +318,22 @@ class Net:
                 blob.value.settle(entering)
                 blob.gradient.settle(entering)
 
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """What every call of the user that changes values runs in: arrays that he holds are read before and show the results after."""
+        self.settle(entering=True)
+        try:
+            yield
+        finally:
+            self.settle(entering=False)
+
+    def _call_hooks(self, when: str, i: int) -> None:
+        """Hooks may look at arrays taken earlier, and write to them."""
+        self.settle(entering=False)
+        for hook in self._hooks[when]:
+            hook(i)
+        self.settle(entering=True)
+
     def gather_parameters(self) -> Arena:
         """Move the learnable parameters into one arena (once; solvers call it when the engine has chosen its layouts)."""
         if self.arena is None:
@@ -325,6 +342,11 @@ class Net:
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to zero."""
+        with self.settled():
+            self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """clear_param_diffs within a step, which brings held arrays up to date at its end."""
         for p in self.learnable:
             p.blob.gradient.clear()
 
@@ -395,9 +417,8 @@ class Net:
                 if values.shape != blob.shape and not (values.shape[:1] == blob.shape[:1] and values.size == blob.count):
                     raise NetError(f'input "{name}" has the shape {blob.shape}, found an array of shape {values.shape}')
                 blob.data[...] = values.reshape(blob.shape)
-        self.settle(entering=True)
-        self.run_forward(0 if start is None else self._layer_number(start), None if end is None else self._layer_number(end))
-        self.settle(entering=False)
+        with self.settled():
+            self.run_forward(0 if start is None else self._layer_number(start), None if end is None else self._layer_number(end))
         found = self.blobs
         return {name: found[name].data for name in names | set(blobs or [])}
 
@@ -413,9 +434,8 @@ class Net:
         found = self.blobs
         for name, values in top_diffs.items():
             found[name].diff[...] = np.asarray(values).reshape(found[name].shape)
-        self.settle(entering=True)
-        self.run_backward(None if start is None else self._layer_number(start), 0 if end is None else self._layer_number(end))
-        self.settle(entering=False)
+        with self.settled():
+            self.run_backward(None if start is None else self._layer_number(start), 0 if end is None else self._layer_number(end))
         return {name: found[name].diff for name in names | set(diffs or [])}
 
     def _add_hook(self, when: str, function: Callable[[int], None]) -> None:
@@ -440,12 +460,14 @@ class Net:
     # ------------------------------------------------------------------------------------------------------ weights
 
     def share_with(self, other: Net) -> None:
-        """Use the parameters of the layers of `other` that have the same names. Raises WeightsError if shapes differ."""
+        """Use the parameters of the layers of `other` that have the same names. Arrays taken from this net's parameters before
+        keep the old values, as in Caffe: take them anew. Raises WeightsError if shapes differ."""
         weights.share(self, other)
 
     def copy_from(self, path: str | Path) -> None:
         """Load a caffemodel (binary, or HDF5 if it ends in .h5), layer by name. Raises WeightsError if shapes differ."""
-        weights.load(self, str(path))
+        with self.settled():
+            weights.load(self, str(path))
 
     def save(self, path: str | Path, with_diff: bool = False) -> None:
         """Write the net with its weights as a binary caffemodel."""

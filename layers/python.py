@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..engine.blob import Blob
@@ -23,7 +25,9 @@ class UserLayer:
 
     Fill in setup(bottom, top), reshape(bottom, top), forward(bottom, top) and backward(top, propagate_down, bottom);
     bottom and top are lists of Blobs with data, diff, shape and reshape. `param_str` is the text from the prototxt, `phase`
-    0 in TRAIN and 1 in TEST; parameters are made in setup with `self.blobs.add_blob(shape...)`.
+    0 in TRAIN and 1 in TEST; parameters are made in setup with `self.blobs.add_blob(shape...)`. Arrays of bottoms and tops may
+    be kept from one call to the next while their shapes stay; those of parameters move when a solver is built, so take them
+    in each call.
     """
 
     param_str, phase = "", 0
@@ -85,7 +89,21 @@ class PythonLayer(Layer):
         self.user.reshape(bottom, top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.user.forward(bottom, top)
+        with live(*bottom, *top, *self.blobs):
+            self.user.forward(bottom, top)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        self.user.backward(top, propagate_down, bottom)
+        with live(*bottom, *top, *self.blobs):
+            self.user.backward(top, propagate_down, bottom)
+
+
+@contextmanager
+def live(*blobs: Blob) -> Iterator[None]:
+    """Within, arrays of these blobs that the user's layer took earlier show the present values, and what it writes to them counts."""
+    for blob in blobs:
+        blob.value.settle(entering=False)
+        blob.gradient.settle(entering=False)
+    yield
+    for blob in blobs:
+        blob.value.settle(entering=True)
+        blob.gradient.settle(entering=True)

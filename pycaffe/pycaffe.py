@@ -25,7 +25,7 @@ class Net(engine.Net):
     """A net from a prototxt: Net(network_file, phase, level=0, stages=None, weights=None), or as long ago
     Net(network_file, weights_file, phase).
 
-    All blobs keep their values after a forward pass, as in Caffe; keep_values = False gives their memory on and is faster.
+    All blobs keep their values after a forward pass, as in Caffe; keep_values = False releases their memory and is faster.
     Raises brew's errors, which are RuntimeErrors.
     """
 
@@ -111,11 +111,6 @@ class _Caffes:
     def __init__(self, solver_file: Any, file: str = ""):
         super().__init__(solver_file, file)                          # type: ignore[call-arg]
         self.net.keep_blobs = True                               # type: ignore[attr-defined]
-
-    def apply_update(self, *args: Any, **named: Any) -> None:
-        """Change the weights by their gradients; the iteration does not count up."""
-        with self._settled():                                        # type: ignore[attr-defined]
-            super().apply_update(*args, **named)                     # type: ignore[misc]
 
     def add_callback(self, on_start: Any, on_gradients_ready: Callable[[], None] | None = None) -> None:
         """Call these at the start of each iteration, and when its gradients are there."""

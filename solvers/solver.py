@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import sqrt
 from pathlib import Path
 from time import perf_counter
@@ -168,24 +168,20 @@ class Solver:
     @contextmanager
     def _settled(self) -> Iterator[None]:
         """Read what the user holds of blobs before, and bring it up to date after."""
-        for net in self.nets:
-            net.settle(entering=True)
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for net in self.nets:
-                net.settle(entering=False)
+                stack.enter_context(net.settled())
+            yield
 
     def _step(self, n: int) -> None:
         p, last, since, start = self.param, self.iter + n, perf_counter(), self.iter
         while self.iter < last:
-            self.net.clear_param_diffs()
+            self.net.clear_gradients()
             if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
                 self.test_all()
                 if self.stopped:
                     break
-            for on_start, _ in self.callbacks:
-                on_start()
+            self._call_back(0)
             show = p.display > 0 and self.iter % p.display == 0
             debug = show and (p.debug_info or self.net.param.debug_info)
             loss = 0.0
@@ -201,9 +197,8 @@ class Solver:
                 log.info("Iteration %d (%g iter/s, %gs/%d iters), loss = %g", self.iter, done / seconds if done else 0, seconds, p.display, self.smoothed_loss)
                 self._log_outputs(self.net, "Train")
                 start, since = self.iter, now
-            for _, on_gradients_ready in self.callbacks:
-                on_gradients_ready()
-            self.apply_update(show, debug)
+            self._call_back(1)
+            self._apply_update(show, debug)
             self._tell("on_display" if show else "on_iteration", loss)
             self.iter += 1
             self._obey()
@@ -222,8 +217,22 @@ class Solver:
         """The learning rate of the coming iteration."""
         return rate(self.param, self.iter, advance(self.param, self.iter, self.current_step))
 
-    def apply_update(self, show: bool = False, debug: bool = False) -> None:
-        """Change the weights by their gradients: clip, normalise by iter_size, decay, step."""
+    def _call_back(self, which: int) -> None:
+        """Callbacks may look at arrays taken earlier, and write to them."""
+        if self.callbacks:
+            for net in self.nets:
+                net.settle(entering=False)
+            for callback in self.callbacks:
+                callback[which]()
+            for net in self.nets:
+                net.settle(entering=True)
+
+    def apply_update(self) -> None:
+        """Change the weights by their gradients: clip, normalise by iter_size, decay, step. The iteration does not count up."""
+        with self._settled():
+            self._apply_update()
+
+    def _apply_update(self, show: bool = False, debug: bool = False) -> None:
         p = self.param
         if p.lr_policy == "plateau":
             step = self.plateau.advance(p, self.iter, self.current_step, self.smoothed_loss)
@@ -300,12 +309,13 @@ class Solver:
         """Run every test net and log the mean of its outputs."""
         for i in range(len(self.test_nets)):
             if not self.stopped:
-                self.test(i)
+                with self.averaged(self.param.test_average):
+                    self._test(i)
 
     def test(self, number: int = 0) -> dict[str, list[float]]:
         """Run one test net test_iter times; returns, and logs, the mean of each output's elements. With test_average the
         net has the average of the weights meanwhile."""
-        with self.averaged(self.param.test_average):
+        with self._settled(), self.averaged(self.param.test_average):
             return self._test(number)
 
     @contextmanager
@@ -314,13 +324,15 @@ class Solver:
         if not wanted or self.average is None:
             yield
             return
-        data = self.arena.open("data")
-        kept = data.copy()
-        data[...] = self.average
+        with self._settled():
+            data = self.arena.open("data")
+            kept = data.copy()
+            data[...] = self.average
         try:
             yield
         finally:
-            self.arena.open("data")[...] = kept
+            with self._settled():
+                self.arena.open("data")[...] = kept
 
     def _test(self, number: int) -> dict[str, list[float]]:
         net, p = self.test_nets[number], self.param
@@ -364,7 +376,8 @@ class Solver:
 
     def restore(self, path: str) -> None:
         """Go on from a solverstate, exactly where it was written. Raises SnapshotError or WeightsError."""
-        snapshot.restore(self, path)
+        with self._settled():
+            snapshot.restore(self, path)
 
     def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
         """Call on_start() before each iteration's forward and on_gradients_ready() before its update."""
