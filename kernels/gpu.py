@@ -5,6 +5,7 @@ Arrays are plain. The sources are kernels/cuda/*.cu, compiled at first use; test
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from math import prod
 from pathlib import Path
@@ -38,9 +39,16 @@ class CupyBackend:
         self.device.synchronize()
 
     def module(self, path: str) -> Any:
-        """The kernels of a source file, which may include brew's headers and those beside it."""
-        with open(path, encoding="utf-8") as file:
-            return self.xp.RawModule(code=file.read(), options=("--std=c++17", f"-I{INCLUDE}", f"-I{CUDA}", f"-I{Path(path).parent}"))
+        """The kernels of a source file, which may include brew's headers and those beside it.
+
+        CuPy keeps compiled kernels on disk by the source's text and the options, and does not look into what the source
+        includes. The text therefore ends with a hash of the headers: after an upgrade that changes only these, kernels are
+        compiled again.
+        """
+        folders = [str(INCLUDE), str(CUDA), str(Path(path).parent)]
+        headers = sha256(b"".join(file.read_bytes() for folder in folders for file in sorted(Path(folder).glob("*.*h"))))
+        code = Path(path).read_text(encoding="utf-8") + f"\n// headers: {headers.hexdigest()}\n"
+        return self.xp.RawModule(code=code, options=("--std=c++17", *(f"-I{folder}" for folder in folders)))
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
         """c = a b + beta c, row-major, by cuBLAS."""
