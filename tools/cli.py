@@ -152,7 +152,7 @@ def choose_device(gpu: str) -> None:
     if gpu:
         from ..engine.device import set_device, set_mode_gpu
         from ..engine.errors import DeviceError
-        if not gpu.isdigit():
+        if not gpu.isdecimal():
             raise DeviceError(f"-gpu takes the number of one GPU, found {gpu!r}")
         set_device(int(gpu))
         set_mode_gpu()

@@ -11,6 +11,9 @@ from ..kernels import cpu, onednn
 
 def device_query(args: argparse.Namespace) -> int:
     """Print the CPU and the GPUs (-gpu all, or their numbers with commas between). Raises DeviceError where those asked for are not."""
+    wanted = [] if args.gpu in ("", "all") else args.gpu.split(",")
+    if not all(number.isdecimal() for number in wanted):
+        raise DeviceError(f"-gpu takes all, or the numbers of GPUs with commas between, found {args.gpu!r}")
     print(f"CPU:                           {platform.processor() or platform.machine()}, {cores()} threads")
     print(f"Kernels:                       {cpu.__name__.rpartition('_')[2]}, oneDNN {onednn.version() if onednn else 'not built'}")
     try:
@@ -21,8 +24,7 @@ def device_query(args: argparse.Namespace) -> int:
             raise DeviceError(f"there is no GPU to ask: {e}") from None
         print(f"GPU:                           none ({e})")
         return 0
-    numbers = range(count) if args.gpu in ("", "all") else [int(part) for part in args.gpu.split(",") if part.isdigit()]
-    for number in numbers:
+    for number in map(int, wanted) if wanted else range(count):
         if number >= count:
             raise DeviceError(f"there are {count} GPUs, numbered from 0; there is no GPU {number}")
         p = cupy.cuda.runtime.getDeviceProperties(number)

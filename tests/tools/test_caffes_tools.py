@@ -18,6 +18,7 @@ import pytest
 import brew
 from brew.proto import pb, read_net, read_solver
 from brew.pycaffe.io import blobproto_to_array
+from brew.tools.cli import main
 from brew.tools.database import DatabaseWriter, datum_to_array
 from brew.tools.parse_log import parse
 
@@ -231,6 +232,18 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(pictures: Path, tmp_path: Pa
 def test_device_query_tells_of_the_cpu(tmp_path: Path) -> None:
     result = run("device_query", cwd=tmp_path)
     assert result.returncode == 0 and "threads" in result.stdout and "oneDNN" in result.stdout
+
+
+@pytest.mark.parametrize("gpu", ["abc", "0,x", "0,,1", "-1", "\u00b2", ","])
+def test_device_query_takes_numbers_of_gpus(gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device_query", f"-gpu={gpu}"]) == 1
+    assert capsys.readouterr().err == f"brew: -gpu takes all, or the numbers of GPUs with commas between, found {gpu!r}\n"
+
+
+@pytest.mark.parametrize("gpu", ["abc", "0,1", "-1", "\u00b2"])
+def test_a_command_runs_on_one_gpu(gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["time", f"-gpu={gpu}", "-model", "net.prototxt"]) == 1
+    assert capsys.readouterr().err == f"brew: -gpu takes the number of one GPU, found {gpu!r}\n"
 
 
 @pytest.fixture
