@@ -29,6 +29,7 @@ SOLVER = """net_param {
   layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" include { phase: TEST } }
   layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" } }
 test_iter: 2 test_interval: 10 base_lr: 0.1 momentum: 0.9 lr_policy: "step" stepsize: 15 gamma: 0.1 display: 5 max_iter: 20 snapshot: 10 snapshot_prefix: "run" random_seed: 1
+solver_mode: CPU
 """
 
 

@@ -203,7 +203,8 @@ def test_a_log_of_a_real_training_and_its_curves(folder: Path) -> None:
                                     'layer { name: "ip" type: "InnerProduct" bottom: "c" top: "ip" inner_product_param { num_output: 1000 weight_filler { type: "xavier" } } }\n'
                                     'layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "y" top: "accuracy" include { phase: TEST } }\n'
                                     'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "y" top: "loss" }')
-    Path("solver.prototxt").write_text('net: "net.prototxt" base_lr: 0.01 lr_policy: "inv" gamma: 0.1 power: 0.5 display: 5 max_iter: 20 test_iter: 2 test_interval: 10 snapshot_prefix: "run" random_seed: 1')
+    Path("solver.prototxt").write_text('net: "net.prototxt" base_lr: 0.01 lr_policy: "inv" gamma: 0.1 power: 0.5 display: 5 max_iter: 20 test_iter: 2 test_interval: 10 snapshot_prefix: "run" random_seed: 1 '
+                                       'solver_mode: CPU')
     with open("run.log", "w") as log:
         subprocess.run([sys.executable, "-m", "brew.tools.cli", "train", "-solver", "solver.prototxt"], stderr=log, stdout=subprocess.DEVNULL, check=True)
     assert main(["parse_log", "run.log", "."]) == 0
