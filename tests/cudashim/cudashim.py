@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -35,11 +36,12 @@ class RawModule:
         library = CACHE / f"{hashlib.sha256(source.encode() + headers).hexdigest()[:16]}.so"
         if not library.exists():
             CACHE.mkdir(exist_ok=True)
-            command = ["g++", *FLAGS, f"-I{HERE}", *(f"-I{i}" for i in includes), "-x", "c++", "-", "-o", f"{library}.part"]
+            part = Path(f"{library}.{os.getpid()}.part")      # tests may run in several processes
+            command = ["g++", *FLAGS, f"-I{HERE}", *(f"-I{i}" for i in includes), "-x", "c++", "-", "-o", str(part)]
             result = subprocess.run(command, input=source, text=True, capture_output=True)
             if result.returncode:
                 raise RuntimeError(result.stderr)
-            Path(f"{library}.part").replace(library)
+            part.replace(library)
         self.library, self.order = ctypes.CDLL(str(library)), order
         self.library.cushim_err.restype = ctypes.c_char_p
 
