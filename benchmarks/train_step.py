@@ -68,11 +68,13 @@ def brew_step(name: str, shape: tuple[int, ...]) -> Callable[[], None]:
     return lambda: solver.step(1)
 
 
-def torch_step(name: str, shape: tuple[int, ...], channels_last: bool, compiled: bool = False) -> Callable[[], None]:
-    """One iteration of the same net in torch, with fused SGD."""
-    model: Any = TorchNet(read_train_net(name), shape)
+def torch_step(name: str, shape: tuple[int, ...], channels_last: bool, compiled: bool = False, device: str = "cpu",
+               amp: bool = False) -> Callable[[], None]:
+    """One iteration of the same net in torch, with fused SGD; `amp`: with autocast to bfloat16."""
+    model: Any = TorchNet(read_train_net(name), shape).to(device)
     rng = np.random.default_rng(0)
-    x, y = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)), torch.from_numpy(rng.integers(0, 10, shape[0]))
+    x = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
+    y = torch.from_numpy(rng.integers(0, 10, shape[0])).to(device)
     if channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, weight_decay=0.0005, fused=True)
@@ -81,7 +83,9 @@ def torch_step(name: str, shape: tuple[int, ...], channels_last: bool, compiled:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        model(x, y).backward()
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            loss = model(x, y)
+        loss.backward()
         optimizer.step()
     return step
 
