@@ -23,6 +23,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def add_nothing(c: Any, beta: float) -> None:
+    """c = beta c: a product whose inner extent is 0. oneDNN and gemm_nt.cpp return without writing then."""
+    if beta != 1:
+        c[...] = beta * c if beta else 0
+
+
 class Cpu:
     """The CPU. `engine` says what `engine: DEFAULT` means: "onednn", or "caffe" for the portable im2col + GEMM."""
 
@@ -59,6 +65,9 @@ class Cpu:
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: np.ndarray, b: np.ndarray, c: np.ndarray, beta: float) -> None:
         """c = a b + beta c, row-major; a is (rows, inner), b (inner, cols), each stored transposed if ta, tb."""
+        if not inner:
+            add_nothing(c, beta)
+            return
         if tb and not ta and rows <= FEW_ROWS and inner >= LONG_ROWS:
             cpu.gemm_nt(rows, cols, inner, a, b, c, beta)
             return
@@ -87,6 +96,9 @@ class Gpu:
         return self.xp.zeros(size, dtype)
 
     def gemm(self, ta: bool, tb: bool, rows: int, cols: int, inner: int, a: Any, b: Any, c: Any, beta: float) -> None:
+        if not inner:
+            add_nothing(c, beta)
+            return
         self.backend.gemm(ta, tb, rows, cols, inner, a, b, c, beta)
 
 

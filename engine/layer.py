@@ -5,6 +5,7 @@ import builtins
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -180,6 +181,11 @@ class Layer:
         require(-axes <= index < axes, self.param, f"there is no axis {index}: the blob has {axes} axes", field)
         return index % axes
 
+    def items(self, blob: Blob) -> int:
+        """How many items a bottom has, the extent of its axis 0. Raises NetError for a scalar."""
+        require(blob.shape, self.param, "needs items, axis 0; the bottom is a scalar", "bottom")
+        return blob.shape[0]
+
     def require(self, condition: object, message: str, field: str = "", error: builtins.type[BrewError] = NetError) -> None:
         """Raise NetError about this layer, at the line of `field` ("pooling_param.pad"), unless `condition` holds."""
         require(condition, self.param, message, field, error)
@@ -230,6 +236,11 @@ def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, i
     """(outer, dim, inner): the axes first..last-1 of a shape as one, those before and after as one each."""
     outer, dim, inner = (int(np.prod(part, dtype=np.int64)) for part in (shape[:first], shape[first:last], shape[last:]))
     return outer, dim, inner
+
+
+def item_rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(N, values of an item) of an (N, ...) shape: numpy cannot tell the second from an array without items."""
+    return shape[0], prod(shape[1:])
 
 
 def pair(layer: Layer, message: Any, field: str, both: str, height: str, width: str, default: int | None) -> tuple[int, int]:

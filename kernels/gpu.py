@@ -71,10 +71,12 @@ class Kernels:
         self.ints = cache(lambda values: self.xp.asarray(np.array(values, np.int32)))
 
     def run(self, stem: str, name: str, blocks: int, *args: Any) -> None:
-        """Launch a kernel. Python ints become int, floats float; None is a null pointer."""
+        """Launch a kernel, unless there are no blocks. Python ints become int, floats float; None is a null pointer."""
+        if not blocks:
+            return
         null = None if self.xp is np else np.uint64(0)
         fixed = tuple(np.int32(a) if isinstance(a, (bool, int)) else np.float32(a) if isinstance(a, float) else null if a is None else a for a in args)
-        self.module(stem).get_function(name)((max(blocks, 1),), (BLOCK,), fixed)
+        self.module(stem).get_function(name)((blocks,), (BLOCK,), fixed)
 
     def each(self, stem: str, name: str, n: int, *args: Any) -> None:
         """Launch a kernel with a thread for each of n elements; n is its last argument."""

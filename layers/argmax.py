@@ -1,8 +1,10 @@
 """ArgMax: which values are the largest."""
 from __future__ import annotations
 
+from math import prod
+
 from ..engine.blob import Blob
-from ..engine.layer import Layer, register
+from ..engine.layer import Layer, item_rows, register
 
 
 @register("ArgMax")
@@ -29,21 +31,21 @@ class ArgMaxLayer(Layer):
             size = shape[self.along]
             top[0].reshape(*shape[:self.along], p.top_k, *shape[self.along + 1:])
         else:
-            size = bottom[0].count // shape[0]
-            top[0].reshape(shape[0], 2 if p.out_max_val else 1, p.top_k, *(1,) * (len(shape) - 3))
+            items, size = self.items(bottom[0]), prod(shape[1:])
+            top[0].reshape(items, 2 if p.out_max_val else 1, p.top_k, *(1,) * (len(shape) - 3))
         self.require(1 <= p.top_k <= size, f"top_k must lie between 1 and {size}, found {p.top_k}", "argmax_param.top_k")
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p = self.device.xp, self.param.argmax_param
         x, y = bottom[0].value.read(), top[0].value.write()
-        rows = xp.moveaxis(x, self.along, -1) if self.along is not None else x.reshape(x.shape[0], -1)
+        rows = xp.moveaxis(x, self.along, -1) if self.along is not None else x.reshape(item_rows(x.shape))
         last = rows.shape[-1] - 1
         places = last - xp.argsort(-rows[..., ::-1], axis=-1, kind="stable")[..., :p.top_k]
         values = xp.take_along_axis(rows, places, -1)
         if self.along is not None:
             y[...] = xp.moveaxis(values if p.out_max_val else places, -1, self.along)
         else:
-            flat = y.reshape(x.shape[0], -1, p.top_k)
+            flat = y.reshape(x.shape[0], 2 if p.out_max_val else 1, p.top_k)
             flat[:, 0] = places
             if p.out_max_val:
                 flat[:, 1] = values

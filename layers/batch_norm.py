@@ -45,6 +45,7 @@ class NormalizingLayer(Layer):
     def set_channels(self, bottom: list[Blob]) -> None:
         self.require(len(bottom[0].shape) >= 1, "normalises channels; the bottom is a scalar", "bottom")
         self.channels = bottom[0].shape[1] if len(bottom[0].shape) > 1 else 1
+        self.require(self.channels, f"needs at least one channel; the bottom's shape is {bottom[0].shape}", "bottom")
         self.mean, self.variance, self.inverse = (Memory((self.channels,)) for _ in range(3))
         self.normal = Memory()
 
@@ -93,6 +94,9 @@ class NormalizingLayer(Layer):
         if self.grid is None or layout is not self.layout:
             self.layout, self.grid = layout, grid_of(layout, bottom[0].shape)
         x = bottom[0].value.read(self.layout)
+        if not x.size:
+            top[0].value.write(self.layout)                         # no items, no moments: the stored ones stay
+            return
         mean, inverse = self.mean.write(), self.inverse.write()
         if self.from_batch:
             variance = self.variance.write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.layer import register
+from ..engine.layer import item_rows, register
 from .loss import LossLayer
 
 
@@ -36,7 +36,8 @@ class ContrastiveLossLayer(LossLayer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p, n = self.device.xp, self.param.contrastive_loss_param, bottom[0].shape[0]
-        self.difference: Any = (bottom[0].value.read() - bottom[1].value.read().reshape(bottom[0].shape)).reshape(n, -1)
+        rows = item_rows(bottom[0].shape)
+        self.difference: Any = bottom[0].value.read().reshape(rows) - bottom[1].value.read().reshape(rows)
         squares = (self.difference * self.difference).sum(1)
         self.similar = bottom[2].value.read().reshape(-1) != 0
         self.distance = xp.sqrt(squares)
@@ -47,11 +48,11 @@ class ContrastiveLossLayer(LossLayer):
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.refuse(propagate_down, 2)
-        xp, n = self.device.xp, bottom[0].shape[0]
+        xp = self.device.xp
         legacy = self.param.contrastive_loss_param.legacy_version
         push = xp.float32(-1) if legacy else -self.near / (self.distance + xp.float32(1e-4))
         slope = xp.where(self.similar, xp.float32(1), xp.where(self.near > 0, push, xp.float32(0)))
         d = slope[:, None] * self.difference * self.slope(bottom, top)
         for blob, down in zip(bottom[:2], propagate_down):
             if down:
-                blob.gradient.write().reshape(n, -1)[...] = d if blob is bottom[0] else -d
+                blob.gradient.write().reshape(d.shape)[...] = d if blob is bottom[0] else -d

@@ -41,12 +41,13 @@ def choose(layer: Any, g: Geometry, whole_blobs: bool) -> Any:
     """The engine that the layer's `engine` field, the device and the shapes allow."""
     engines = pb.ConvolutionParameter
     asked = layer.param.convolution_param.engine
-    if layer.device.name == "gpu":
-        layer.require(asked != engines.ONEDNN, "engine: ONEDNN is for the CPU", "convolution_param.engine")
-        return Portable(layer, g)
-    able = onednn is not None and whole_blobs and 1 <= len(g.kernel) <= 3 and min(g.bottom) > 0
+    on_gpu = layer.device.name == "gpu"
+    layer.require(not on_gpu or asked != engines.ONEDNN, "engine: ONEDNN is for the CPU", "convolution_param.engine")
+    able = not on_gpu and onednn is not None and whole_blobs and 1 <= len(g.kernel) <= 3
     if asked == engines.ONEDNN:
         layer.require(able, "engine: ONEDNN is for 1 to 3 spatial axes after axis 1, where brew was built with oneDNN", "convolution_param.engine")
+    if not g.bottom[0]:
+        return Idle(layer, g)
     if able and (asked == engines.ONEDNN or asked != engines.CAFFE and layer.device.engine == "onednn"):
         return OneDnn(layer, g, winograd=asked != engines.ONEDNN)
     return Portable(layer, g)
@@ -86,6 +87,19 @@ class Engine:
     def kernel(self) -> str:
         """What runs forward."""
         return ""
+
+
+class Idle(Engine):
+    """For a batch without images: its blobs are empty, and the parameters' gradients stay as they are. No kernel is
+    called: they return without writing, and old values of a gradient's memory would count as those of this batch."""
+
+    def forward(self, x: Blob, y: Blob, following: Sequence[Any], relu: float | None, *addend: Blob) -> None:
+        y.value.write()
+
+    def backward_data(self, y: Blob, x: Blob) -> None:
+        x.gradient.write()
+
+    def backward_weights(self, x: Blob, y: Blob) -> None: ...
 
 
 class Portable(Engine):

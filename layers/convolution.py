@@ -19,6 +19,7 @@ class SlidingLayer(Layer):
         """channel_axis, spatial_axes, and kernel, stride, pad and dilation for each spatial axis of a bottom of this shape."""
         p, axes = self.param.convolution_param, len(shape)
         self.channel_axis = self.axis(p.axis, axes, "convolution_param.axis")
+        self.pixels(shape)
         self.spatial_axes = axes - self.channel_axis - 1
         self.kernel = self._spatial("kernel_size", None)
         self.stride = self._spatial("stride", 1)
@@ -40,6 +41,12 @@ class SlidingLayer(Layer):
         self.require(values or default is not None or n == 0, f"{name} must be given", "convolution_param")
         self.require(len(values) in (0, 1, n), f"{name} is given once, or once for each of the {n} spatial axes; found {len(values)}", f"convolution_param.{name}")
         return tuple(values if len(values) == n else (values or [default or 0]) * n)
+
+    def pixels(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The spatial extents of a bottom of this shape. Raises NetError if items have no values; no items are fine."""
+        fits = all(shape[self.channel_axis:])
+        self.require(fits, f"needs channels and pixels; the bottom's shape is {shape}", "bottom")
+        return shape[self.channel_axis + 1:]
 
     def slide(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """How many places the kernel has along each axis."""
@@ -87,7 +94,7 @@ class ConvolutionLayer(SlidingLayer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         self.check_shapes(bottom)
-        batch, spatial = shape[:self.channel_axis], shape[self.channel_axis + 1:]
+        batch, spatial = shape[:self.channel_axis], self.pixels(shape)
         out = self.slide(spatial)
         for blob in top:
             blob.reshape(*batch, self.outputs, *out)

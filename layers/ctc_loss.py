@@ -1,13 +1,14 @@
 """CTCLoss and its decoder: sequences with labels that say what comes, but not when."""
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..engine.blob import Blob
 from ..engine.errors import DataError
-from ..engine.layer import Layer, between, register
+from ..engine.layer import Layer, between, item_rows, register
 from .loss import LossLayer
 
 
@@ -35,7 +36,7 @@ class CTCLossLayer(LossLayer):
         if p.time_step and len(shape) != 3:
             rows = shape[0] if shape else 0
             self.require(rows % p.time_step == 0, f"time_step {p.time_step} does not divide the {rows} rows of the scores", "ctc_loss_param.time_step")
-            shape = (p.time_step, rows // p.time_step, bottom[0].count // max(rows, 1))
+            shape = (p.time_step, rows // p.time_step, prod(shape[1:]))
         self.require(len(shape) == 3, f"scores need the shape (T, N, C), found {bottom[0].shape}", "bottom")
         self.require(p.time_step in (0, shape[0]), f"time_step is {p.time_step}; the scores have {shape[0]} steps", "ctc_loss_param.time_step")
         self.require(p.alphabet_size in (0, shape[2]), f"alphabet_size is {p.alphabet_size}; the scores have {shape[2]} classes", "ctc_loss_param.alphabet_size")
@@ -44,14 +45,14 @@ class CTCLossLayer(LossLayer):
         self.require(bottom[1].shape[:1] == (sequences,), f"labels need the shape ({sequences}, L), found {bottom[1].shape}", "bottom[1]")
         self.require(len(bottom) == 2 or bottom[2].count == sequences, f"there are {sequences} sequences and {bottom[-1].count} numbers of steps", "bottom[2]")
         self.set_items(bottom, top, (sequences,))
-        longest = max(bottom[1].count // max(sequences, 1), 1)
+        longest = max(prod(bottom[1].shape[1:]), 1)
         self.work = self.device.empty(sequences * 2 * steps * (2 * longest + 1))
         self.gradients = self.device.empty(bottom[0].count).reshape(shape)
 
     def read_labels(self, bottom: list[Blob]) -> tuple[np.ndarray, np.ndarray]:
         """(labels (N, L) with the symbols at the front, how many there are): on the host, as they are few."""
         steps, sequences, classes = self.view
-        values = bottom[1].value.read().reshape(sequences, -1)
+        values = bottom[1].value.read().reshape(item_rows(bottom[1].shape))
         values = (values.get() if hasattr(values, "get") else values).astype(np.int32)
         symbols = (values >= 0) & (values != self.param.ctc_loss_param.blank_label)
         wrong = symbols & (values >= classes)
@@ -95,7 +96,8 @@ class CTCGreedyDecoderLayer(Layer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
-        self.require(len(shape) == 3, f"scores need the shape (T, N, C), found {shape}", "bottom")
+        fits = len(shape) == 3 and shape[2] > 0
+        self.require(fits, f"scores need the shape (T, N, C), C at least 1; found {shape}", "bottom")
         self.require(len(top) == 1 or len(bottom) == 2, "the second top compares with labels, a second bottom", "top")
         self.require(len(bottom) == 1 or bottom[1].shape[:1] == (shape[1],), f"labels need the shape ({shape[1]}, L)", "bottom[-1]")
         top[0].reshape(shape[1], shape[0])
@@ -111,11 +113,11 @@ class CTCGreedyDecoderLayer(Layer):
         found = self._front(best, keep)
         top[0].value.write()[...] = found
         if len(top) > 1:
-            labels = bottom[1].value.read().reshape(len(found), -1).astype(int)
+            labels = bottom[1].value.read().reshape(item_rows(bottom[1].shape)).astype(int)
             wanted = self._front(labels, (labels >= 0) & (labels != p.blank_index))
             width = max(found.shape[1], wanted.shape[1])
             padded = [xp.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=-1) for a in (found, wanted)]
-            top[1].value.write()[...] = (padded[0] == padded[1]).all(1).mean()
+            top[1].value.write()[...] = (padded[0] == padded[1]).all(1).sum() / max(len(found), 1)
 
     def _front(self, values: Any, keep: Any) -> Any:
         """Kept values at the front of each row, -1 behind."""

@@ -32,7 +32,7 @@ class DeconvolutionLayer(ConvolutionLayer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.check_shapes(bottom)
         shape = bottom[0].shape
-        batch, spatial = shape[:self.channel_axis], shape[self.channel_axis + 1:]
+        batch, spatial = shape[:self.channel_axis], self.pixels(shape)
         out = tuple(st * (s - 1) + d * (k - 1) + 1 - 2 * p for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
         self.require(all(o > 0 for o in out), f"pad {self.pad} leaves nothing of the result", "convolution_param.pad")
         for blob in top:
@@ -49,6 +49,8 @@ class DeconvolutionLayer(ConvolutionLayer):
         w, *bias = (blob.value.read() for blob in self.blobs)
         for x, y in zip(bottom, top):
             out = y.value.write()
+            if not out.size:
+                continue
             self.k.conv_backward_data(x.value.read(), w, out, *self.args)
             if bias:
                 self.k.scale_forward(out, None, bias[0], out, self.bias_grid)
@@ -57,6 +59,10 @@ class DeconvolutionLayer(ConvolutionLayer):
         w, *bias = self.blobs
         for y, x, down in zip(top, bottom, propagate_down):
             dy: Any = y.gradient.read()
+            if not dy.size:                                        # no images: gradients stay as they are
+                if down:
+                    x.gradient.write()
+                continue
             if self.param_propagate_down[0]:
                 dw, beta = w.gradient.accumulate()
                 self.k.conv_backward_weights(dy, x.value.read(), dw, None, beta, *self.args)

@@ -43,7 +43,7 @@ class DetectionOutputLayer(Layer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.detection_output_param
-        self.images, self.priors = bottom[0].shape[0], bottom[2].count // 8
+        self.images, self.priors = self.items(bottom[0]), bottom[2].count // 8
         self.require(bottom[2].count == self.priors * 8, f"priors need the shape (1, 2, 4 P), found {bottom[2].shape}", "bottom[2]")
         self.require(bottom[0].count == self.images * self.priors * self.locations * 4, f"{self.priors} priors need {self.priors * self.locations * 4} offsets for each image, found the shape {bottom[0].shape}", "bottom")
         self.require(bottom[1].count == self.images * self.priors * p.num_classes, f"{self.priors} priors need {self.priors * p.num_classes} scores for each image, found the shape {bottom[1].shape}", "bottom[1]")

@@ -43,6 +43,8 @@ class DummyDataLayer(Layer):
             self._fill(i, blob)
 
     def _fill(self, i: int, blob: Blob) -> None:
+        if not blob.count:
+            return
         check_memory(self.param, 4 * blob.count, f"top {i} of shape {blob.shape}")
         values = fill(blob.shape, self.fillers[i], Random(self.seed, f"{self.name}/top{i}", self.draws << 2), self.param)
         blob.value.write()[...] = self.device.xp.asarray(values)

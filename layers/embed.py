@@ -7,7 +7,7 @@ import numpy as np
 
 from ..engine.blob import Blob
 from ..engine.errors import DataError
-from ..engine.layer import Layer, exactly, register
+from ..engine.layer import Layer, exactly, item_rows, register
 
 
 class RowLayer(Layer):
@@ -81,6 +81,7 @@ class BatchReindexLayer(RowLayer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.require(len(bottom[1].shape) == 1, f"bottom 1 needs one axis, found the shape {bottom[1].shape}", "bottom[1]")
+        self.items(bottom[0])
         top[0].reshape(bottom[1].shape[0], *bottom[0].shape[1:])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -91,4 +92,5 @@ class BatchReindexLayer(RowLayer):
         self.require(not propagate_down[1], "row numbers have no gradient", "propagate_down")
         if propagate_down[0]:
             bottom[0].gradient.clear()
-            self.k.add_rows(top[0].gradient.read(), self.index, bottom[0].gradient.adding(), bottom[0].count // bottom[0].shape[0])
+            dy, dx = top[0].gradient.read(), bottom[0].gradient.adding()
+            self.k.add_rows(dy, self.index, dx, item_rows(bottom[0].shape)[1])

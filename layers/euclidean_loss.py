@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.layer import register
+from ..engine.layer import item_rows, register
 from .loss import LossLayer
 
 
@@ -27,7 +27,8 @@ class EuclideanLossLayer(LossLayer):
         self.set_items(bottom, top, bottom[0].shape[:1])
 
     def _difference(self, bottom: list[Blob]) -> Any:
-        return (bottom[0].value.read() - bottom[1].value.read().reshape(bottom[0].shape)).reshape(bottom[0].shape[0], -1)
+        rows = item_rows(bottom[0].shape)
+        return bottom[0].value.read().reshape(rows) - bottom[1].value.read().reshape(rows)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         d = self._difference(bottom)

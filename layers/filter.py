@@ -13,6 +13,7 @@ class FilterLayer(Layer):
 
     Bottoms:  one or more (N, ...), and last the selector (N) or (N, 1, ...), which gets no gradient.
     Tops:     one for each bottom but the last, with as many items as are kept: their shape changes at every forward.
+              If none is kept, later layers run without items: losses and gradients are 0.
     """
 
     bottoms, tops = at_least(2), at_least(1)
@@ -27,8 +28,10 @@ class FilterLayer(Layer):
         return bottom < len(self.param.bottom) - 1
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        n = bottom[-1].shape[0] if bottom[-1].shape else 0
-        self.require(n and bottom[-1].count == n, f"the selector holds one value for each item; its shape is {bottom[-1].shape}", "bottom")
+        shape = bottom[-1].shape
+        n = shape[0] if shape else 0
+        fits = bool(shape) and bottom[-1].count == n
+        self.require(fits, f"the selector holds one value for each item; its shape is {shape}", "bottom")
         for i, (x, y) in enumerate(zip(bottom, top)):
             self.require(bool(x.shape) and x.shape[0] == n, f"the selector has {n} items, bottom {i} the shape {x.shape}", f"bottom[{i}]")
             if self.kept is None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from ..engine.blob import Blob
 from ..engine.layer import register
@@ -25,19 +26,24 @@ class Im2colLayer(SlidingLayer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
-        batch, channels, spatial = shape[:self.channel_axis], shape[self.channel_axis], shape[self.channel_axis + 1:]
+        batch, channels, spatial = shape[:self.channel_axis], shape[self.channel_axis], self.pixels(shape)
         out = self.slide(spatial)
         top[0].reshape(*batch, channels * prod(self.kernel), *out)
         self.images, self.channels = prod(batch), channels
+        self.sizes = [prod(blob.shape[self.channel_axis:]) for blob in (bottom[0], top[0])]     # of an image
         self.shape = axis_values(spatial, out, self.kernel, self.stride, self.pad, self.dilation)
 
+    def _images(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The bottom's and the top's array with a row for each image."""
+        return x.reshape(self.images, self.sizes[0]), y.reshape(self.images, self.sizes[1])
+
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        x, y = bottom[0].value.read().reshape(self.images, -1), top[0].value.write().reshape(self.images, -1)
+        x, y = self._images(bottom[0].value.read(), top[0].value.write())
         for n in range(self.images):
             self.k.im2col(x[n], y[n], self.channels, self.shape)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if propagate_down[0]:
-            dy, dx = top[0].gradient.read().reshape(self.images, -1), bottom[0].gradient.write().reshape(self.images, -1)
+            dx, dy = self._images(bottom[0].gradient.write(), top[0].gradient.read())
             for n in range(self.images):
                 self.k.col2im(dy[n], dx[n], self.channels, self.shape)

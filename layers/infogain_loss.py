@@ -46,6 +46,7 @@ class InfogainLossLayer(LossLayer):
         axis = self.axis(self.param.infogain_loss_param.axis, len(shape), "infogain_loss_param.axis")
         self.view = channels_view(shape, axis, axis + 1)
         outer, classes, inner = self.view
+        self.require(classes, f"needs at least one class; the scores' shape is {shape}", "bottom")
         self.require(bottom[1].count == outer * inner, f"the scores {shape} have {outer * inner} positions; there are {bottom[1].count} labels", "bottom[1]")
         size = self.matrix.size if self.matrix is not None else bottom[2].count
         self.require(size == classes * classes, f"the infogain matrix needs {classes} x {classes} values, found {size}", "infogain_loss_param")

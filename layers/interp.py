@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
+from ..engine.errors import DataError, fail
 from ..engine.layer import Layer, between, register
 
 
@@ -88,31 +88,40 @@ class UpsampleLayer(Layer):
         self.require(bottom[1].shape == shape, f"the mask needs the bottom's shape {shape}, found {bottom[1].shape}", "bottom[1]")
         top[0].reshape(*shape[:2], p.upsample_h or shape[2] * self.scales[0] - p.pad_out_h, p.upsample_w or shape[3] * self.scales[1] - p.pad_out_w)
 
+    @staticmethod
+    def _planes(blob: Blob) -> tuple[int, int]:
+        """(planes, pixels of a plane)."""
+        n, c, h, w = blob.shape
+        return n * c, h * w
+
     def places(self, bottom: list[Blob], top: list[Blob]) -> tuple[Any, Any]:
         """(planes, places within): where each pixel of the bottom goes, as indices of the top (N C, H' W')."""
         xp, size = self.device.xp, top[0].shape[2] * top[0].shape[3]
-        places = bottom[1].value.read().reshape(bottom[0].shape[0] * bottom[0].shape[1], -1).astype(int)
+        places = bottom[1].value.read().reshape(self._planes(bottom[0])).astype(int)
         wrong = (places < 0) | (places >= size)
-        self.require(not bool(wrong.any()), f"the mask has places from {int(places.min())} to {int(places.max())}; the top's planes have {size} pixels", "bottom[1]", DataError)
+        if bool(wrong.any()):
+            first, last = int(places.min()), int(places.max())
+            fail(self.param, f"the mask has places from {first} to {last}; the top's planes have {size} pixels",
+                 "bottom[1]", DataError)
         return xp.arange(len(places))[:, None], places
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x, y = bottom[0].value.read(), top[0].value.write()
-        n, c, h, w = x.shape
         if len(bottom) == 1:
+            n, c, h, w = x.shape
             y.reshape(n, c, h, self.scales[0], w, self.scales[1])[...] = x[:, :, :, None, :, None]
             return
         self.where = self.places(bottom, top)
         y[...] = 0
-        y.reshape(n * c, -1)[self.where] = x.reshape(n * c, -1)
+        y.reshape(self._planes(top[0]))[self.where] = x.reshape(self._planes(bottom[0]))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.require(len(bottom) == 1 or not propagate_down[1], "a mask has no gradient; put propagate_down: false here", "propagate_down")
         if not propagate_down[0]:
             return
         dy, dx = top[0].gradient.read(), bottom[0].gradient.write()
-        n, c, h, w = dx.shape
         if len(bottom) == 1:
+            n, c, h, w = dx.shape
             dx[...] = dy.reshape(n, c, h, self.scales[0], w, self.scales[1]).sum((3, 5))
         else:
-            dx.reshape(n * c, -1)[...] = dy.reshape(n * c, -1)[self.where]
+            dx.reshape(self._planes(bottom[0]))[...] = dy.reshape(self._planes(top[0]))[self.where]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
+from ..engine.errors import DataError, fail
+from ..engine.layer import item_rows
 from .loss import LossLayer
 
 
@@ -21,8 +22,11 @@ class LabelledLossLayer(LossLayer):
     def scores(self, bottom: list[Blob]) -> tuple[Any, Any]:
         """(values (N, C), 1 at each item's label and 0 elsewhere). Raises DataError for a label that is no class."""
         xp = self.device.xp
-        x = bottom[0].value.read().reshape(bottom[0].shape[0], -1)
+        x = bottom[0].value.read().reshape(item_rows(bottom[0].shape))
         labels = bottom[1].value.read().reshape(-1).astype(int)
         wrong = (labels < 0) | (labels >= x.shape[1])
-        self.require(not bool(wrong.any()), f"the label at position {int(wrong.argmax())} of the batch is {int(labels[int(wrong.argmax())])}; there are {x.shape[1]} classes", "bottom[1]", DataError)
+        if bool(wrong.any()):
+            first = int(wrong.argmax())
+            fail(self.param, f"the label at position {first} of the batch is {int(labels[first])}; "
+                 f"there are {x.shape[1]} classes", "bottom[1]", DataError)
         return x, (labels[:, None] == xp.arange(x.shape[1])[None]).astype(np.float32)

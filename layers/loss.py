@@ -55,8 +55,8 @@ class LossLayer(Layer):
     def finish(self, bottom: list[Blob], top: list[Blob], each: Any, divisor: float) -> None:
         """Write the tops from each item's loss (count,)."""
         w = self.weights(bottom)
-        self.divisor = divisor
-        top[0].value.write()[...] = (each if w is None else each * w).sum() / divisor
+        self.divisor = divisor or 1.0                  # the loss of no items is 0
+        top[0].value.write()[...] = (each if w is None else each * w).sum() / self.divisor
         if len(top) > self.results:
             top[self.results].value.write().reshape(-1)[...] = each
 

@@ -53,7 +53,7 @@ class MultiBoxLossLayer(LossLayer):
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         classes = self.param.multibox_loss_param.num_classes
-        self.images, self.priors = bottom[0].shape[0], bottom[2].count // 8
+        self.images, self.priors = self.items(bottom[0]), bottom[2].count // 8
         for i, per_prior in enumerate((self.locations * 4, classes)):
             self.require(bottom[i].count == self.images * self.priors * per_prior, f"{self.priors} priors need {self.priors * per_prior} values for each image, found the shape {bottom[i].shape}", f"bottom[{i}]")
         self.require(bottom[3].count % 8 == 0, f"true boxes need the shape (1, 1, G, 8), found {bottom[3].shape}", "bottom[3]")

@@ -25,13 +25,15 @@ class MVNLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         top[0].reshape(*shape)
-        rows = shape[0] * (1 if self.param.mvn_param.across_channels or len(shape) < 2 else shape[1])
-        self.view = (rows, bottom[0].count // rows)
+        rows = self.items(bottom[0]) * (1 if self.param.mvn_param.across_channels or len(shape) < 2 else shape[1])
+        self.view = (rows, bottom[0].count // max(rows, 1))
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.mvn_param
         x: Any = bottom[0].value.read().reshape(self.view)
         y: Any = top[0].value.write().reshape(self.view)
+        if not x.size:
+            return                                                 # nothing has no mean
         y[...] = x - x.mean(1, keepdims=True)
         if p.normalize_variance:
             self.divisor = self.device.xp.sqrt((y * y).mean(1, keepdims=True)) + self.device.xp.float32(p.eps)
@@ -42,6 +44,8 @@ class MVNLayer(Layer):
             return
         y, dy = top[0].value.read().reshape(self.view), top[0].gradient.read().reshape(self.view)
         dx = bottom[0].gradient.write().reshape(self.view)
+        if not dx.size:
+            return
         dx[...] = dy - dy.mean(1, keepdims=True)
         if self.param.mvn_param.normalize_variance:
             dx -= y * (dy * y).mean(1, keepdims=True)

@@ -1,6 +1,7 @@
 """Normalize: vectors of length one, times a learned scale."""
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from ..engine.blob import Blob
@@ -35,7 +36,7 @@ class NormalizeLayer(Layer):
         shape, shared = bottom[0].shape, self.param.norm_param.channel_shared
         self.require(shared or shape[1] == self.blobs[0].count, f"the scale is for {self.blobs[0].count} channels; the shape is now {shape}", "bottom")
         top[0].reshape(*shape)
-        self.view = (shape[0], shape[1], -1)
+        self.view = (shape[0], shape[1], prod(shape[2:]))
         self.axes = (1, 2) if self.param.norm_param.across_spatial else (1,)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

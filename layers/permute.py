@@ -1,6 +1,7 @@
 """Permute, Transpose, Reverse, ShuffleChannel, Reorg, Padding: the same values in other places."""
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from ..engine.blob import Blob
@@ -114,10 +115,10 @@ class ShuffleChannelLayer(MovingLayer):
         top[0].reshape(*shape)
 
     def moved(self, x: Any) -> Any:
-        return x.reshape(x.shape[0], self.group, x.shape[1] // self.group, -1).swapaxes(1, 2)
+        return x.reshape(x.shape[0], self.group, x.shape[1] // self.group, prod(x.shape[2:])).swapaxes(1, 2)
 
     def restored(self, y: Any) -> Any:
-        return y.reshape(y.shape[0], y.shape[1] // self.group, self.group, -1).swapaxes(1, 2)
+        return y.reshape(y.shape[0], y.shape[1] // self.group, self.group, prod(y.shape[2:])).swapaxes(1, 2)
 
 
 @register("Reorg")

@@ -58,7 +58,8 @@ class PriorBoxLayer(Layer):
         height, width = shape[2:]
         top[0].reshape(1, 2, height * width * len(self.sizes) * 4)
         size_h, size_w = (p.img_size or p.img_h or image[2], p.img_size or p.img_w or image[3])
-        step_h, step_w = (p.step or p.step_h or size_h / height, p.step or p.step_w or size_w / width)
+        self.require(size_h and size_w, f"the image needs pixels, found {image}", "bottom[1]")
+        step_h, step_w = (p.step or p.step_h or size_h / max(height, 1), p.step or p.step_w or size_w / max(width, 1))
         if self.dry:
             return
         x, y = (np.arange(width) + p.offset) * step_w, (np.arange(height) + p.offset) * step_h

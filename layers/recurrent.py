@@ -99,13 +99,18 @@ class RecurrentLayer(Layer):
         for memory, state in zip([b.value for b in top[1:]] if self.exposed else self.carried, states):
             memory.write().reshape(state.shape)[...] = state
 
+    def static_rows(self, x: Any) -> Any:
+        """x_static as (N, inputs)."""
+        return x.reshape(self.sequences, self.static_inputs)
+
     def weigh_inputs(self, bottom: list[Blob]) -> Any:
         """W x + b (+ W_static x_static) for all steps, (T, N, gates H)."""
         x = bottom[0].value.read().reshape(-1, self.inputs)
-        all_steps = self.product(x, self.blobs[0].value.read()).reshape(self.steps, self.sequences, -1)
+        all_steps = self.product(x, self.blobs[0].value.read())
+        all_steps = all_steps.reshape(self.steps, self.sequences, self.gates * self.hidden)
         all_steps += self.blobs[1].value.read()
         if self.static:
-            all_steps += self.product(bottom[2].value.read().reshape(self.sequences, -1), self.blobs[2].value.read())
+            all_steps += self.product(self.static_rows(bottom[2].value.read()), self.blobs[2].value.read())
         return all_steps
 
     def backward_inputs(self, bottom: list[Blob], propagate_down: list[bool], d: Any, first: list[Any]) -> None:
@@ -117,9 +122,10 @@ class RecurrentLayer(Layer):
             bottom[0].gradient.write().reshape(-1, self.inputs)[...] = self.product(flat, self.blobs[0].value.read(), transposed=False)
         if self.static:
             over_time = self.device.xp.ascontiguousarray(d.sum(0))
-            self.add_product(2, over_time, bottom[2].value.read().reshape(self.sequences, -1))
+            self.add_product(2, over_time, self.static_rows(bottom[2].value.read()))
             if propagate_down[2]:
-                bottom[2].gradient.write().reshape(self.sequences, -1)[...] = self.product(over_time, self.blobs[2].value.read(), transposed=False)
+                dx = self.static_rows(bottom[2].gradient.write())
+                dx[...] = self.product(over_time, self.blobs[2].value.read(), transposed=False)
         if self.exposed:
             for blob, down, gradient in zip(bottom[-self.states:], propagate_down[-self.states:], first):
                 if down:

@@ -26,7 +26,7 @@ class ReductionLayer(Layer):
         outer, dim, _ = channels_view(shape, axis, len(shape))
         self.view = (outer, dim)
         self.kind = {p.SUM: "sum", p.ASUM: "asum", p.SUMSQ: "sumsq", p.MEAN: "sum"}[p.operation]
-        self.factor = self.device.xp.float32(p.coeff / dim if p.operation == p.MEAN else p.coeff)
+        self.factor = self.device.xp.float32(p.coeff / max(dim, 1) if p.operation == p.MEAN else p.coeff)
         top[0].reshape(*shape[:axis])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -57,6 +57,7 @@ class ReshapeLayer(ViewLayer):
         last = axes if p.num_axes == -1 else first + p.num_axes
         self.require(last <= axes, f"num_axes {p.num_axes} from axis {first} on goes beyond the bottom's {axes} axes", "reshape_param.num_axes")
         new = list(p.shape.dim)
+        copied = {first + i for i, d in enumerate(new) if d == 0}
         self.require(new.count(-1) <= 1 and all(d >= -1 for d in new), f"dims are -1 (once), 0 or more; found {new}", "reshape_param.shape")
         for i, d in enumerate(new):
             if d == 0:
@@ -65,8 +66,11 @@ class ReshapeLayer(ViewLayer):
         result = shape[:first] + tuple(new) + shape[last:]
         count = prod(shape)
         if -1 in result:
-            rest = prod(d for d in result if d != -1)
-            self.require(rest and count % rest == 0, f"{count} values do not divide into {result}", "reshape_param.shape")
-            result = tuple(count // rest if d == -1 else d for d in result)
+            # Axes that stay as they are do not count: the extent of the others is known without items, too.
+            values = prod(d for i, d in enumerate(shape) if first <= i < last and i not in copied)
+            rest = prod(d for d in p.shape.dim if d > 0) * prod(shape[i] for i in copied if i >= last)
+            fits = rest > 0 and values % rest == 0
+            self.require(fits, f"{count} values do not divide into {result}", "reshape_param.shape")
+            result = tuple(values // rest if d == -1 else d for d in result)
         self.require(prod(result) == count, f"the bottom {shape} has {count} values, {result} would have {prod(result)}", "reshape_param.shape")
         return result

@@ -30,10 +30,11 @@ class RNNLayer(RecurrentLayer):
         xp, cont = self.device.xp, bottom[1].value.read()
         sums, w = self.weigh_inputs(bottom), self.blobs[self.recurrent].value.read()
         (h,) = self.begin(bottom)
-        self.seen, self.h = [], sums                               # sums turn into hidden states, step by step
+        self.seen = self.zeros(self.steps, self.sequences, self.hidden)
+        self.h = sums                                              # sums turn into hidden states, step by step
         for t in range(self.steps):
-            self.seen.append(h * cont[t][:, None])
-            self.product(self.seen[-1], w, into=sums[t])
+            xp.multiply(h, cont[t][:, None], out=self.seen[t])
+            self.product(self.seen[t], w, into=sums[t])
             sums[t] = h = xp.tanh(sums[t])
         y = top[0].value.write()
         out = self.product(sums.reshape(-1, self.hidden), self.blobs[-2].value.read())
@@ -52,5 +53,5 @@ class RNNLayer(RecurrentLayer):
         for t in reversed(range(self.steps)):
             d[t] = (d[t] + dh) * (1 - self.h[t] * self.h[t])
             dh = self.product(d[t], w, transposed=False) * cont[t][:, None]
-        self.add_product(self.recurrent, d.reshape(-1, self.hidden), xp.concatenate(self.seen))
+        self.add_product(self.recurrent, d.reshape(-1, self.hidden), self.seen.reshape(-1, self.hidden))
         self.backward_inputs(bottom, propagate_down, d, [dh])

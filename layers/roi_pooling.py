@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
+from ..engine.errors import DataError, fail
 from ..engine.layer import Layer, exactly, register
 
 
@@ -30,7 +30,10 @@ class RegionLayer(Layer):
         """The regions (R, 5). Raises DataError for one of an image that is not in the batch."""
         regions, images = bottom[1].value.read().reshape(-1, 5), bottom[0].shape[0]
         wrong = ~((regions[:, 0] >= 0) & (regions[:, 0] < images))
-        self.require(not bool(wrong.any()), f"region {int(wrong.argmax())} is of image {float(regions[int(wrong.argmax()), 0]) if len(regions) else 0:g}; there are {images} images", "bottom[1]", DataError)
+        if bool(wrong.any()):
+            first = int(wrong.argmax())
+            image = float(regions[first, 0])
+            fail(self.param, f"region {first} is of image {image:g}; there are {images} images", "bottom[1]", DataError)
         return regions
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.layer import Layer, exactly, register
+from ..engine.layer import Layer, channels_view, exactly, register
 from ..engine.memory import Memory
 
 
@@ -33,6 +33,7 @@ class SegAccuracyLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         self.require(len(shape) >= 2, f"scores need the shape (N, C, H, W), found {shape}", "bottom")
+        self.require(shape[1], f"needs at least one class; the scores' shape is {shape}", "bottom")
         self.require(bottom[1].count * shape[1] == bottom[0].count, f"the scores {shape} have {bottom[0].count // shape[1]} pixels; there are {bottom[1].count} labels", "bottom[1]")
         top[0].reshape(3)
         if self.table.shape != (shape[1], shape[1]):
@@ -41,7 +42,7 @@ class SegAccuracyLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p, classes = self.device.xp, self.param.seg_accuracy_param, bottom[0].shape[1]
-        best = bottom[0].value.read().reshape(bottom[0].shape[0], classes, -1).argmax(1).reshape(-1)
+        best = bottom[0].value.read().reshape(channels_view(bottom[0].shape, 1, 2)).argmax(1).reshape(-1)
         labels = bottom[1].value.read().reshape(-1).astype(int)
         counts = (labels >= 0) & (labels < classes)
         for ignored in p.ignore_label:

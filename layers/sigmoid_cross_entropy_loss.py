@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from ..engine.blob import Blob
-from ..engine.layer import register
+from ..engine.layer import item_rows, register
 from ..proto import brew_pb2 as pb
 from .loss import LossLayer, normalizer
 
@@ -24,7 +24,8 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         self.check_batch(bottom)
         self.require(bottom[0].count == bottom[1].count, f"both bottoms need the same number of values: the shapes are {bottom[0].shape} and {bottom[1].shape}", "bottom")
         self.set_items(bottom, top, bottom[0].shape[:1])
-        self.view = (bottom[0].shape[0], 1, bottom[0].count // bottom[0].shape[0])
+        self.rows = item_rows(bottom[0].shape)
+        self.view = (self.rows[0], 1, self.rows[1])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p = self.device.xp, self.param.loss_param
@@ -32,7 +33,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
         self.counts = (target.astype(int) != p.ignore_label) if p.HasField("ignore_label") else xp.ones(x.shape, bool)
         losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))          # neither sign overflows
         divisor = normalizer(p, self.view, int(self.counts.sum()), pb.LossParameter.BATCH_SIZE)
-        self.finish(bottom, top, (losses * self.counts).reshape(self.count, -1).sum(1), divisor)
+        self.finish(bottom, top, (losses * self.counts).reshape(self.rows).sum(1), divisor)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.refuse(propagate_down)
@@ -42,5 +43,5 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
             self.k.sigmoid_forward(x, dx)
             dx -= target
             dx *= self.counts
-            dx = dx.reshape(self.count, -1)
+            dx = dx.reshape(self.rows)
             dx *= self.slope(bottom, top)

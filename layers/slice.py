@@ -31,7 +31,8 @@ class SliceLayer(Layer):
             self.require(size % len(top) == 0, f"{len(top)} tops cannot share axis {axis} of {size} equally: give slice_points", "top")
             points = [size // len(top) * i for i in range(1, len(top))]
         edges = [0, *points, size]
-        self.require(all(a < b for a, b in zip(edges, edges[1:])), f"slice_points must rise, between 0 and {size}; found {points}", "slice_param.slice_point")
+        fits = not p.slice_point or all(a < b for a, b in zip(edges, edges[1:]))
+        self.require(fits, f"slice_points must rise, between 0 and {size}; found {points}", "slice_param.slice_point")
         outer, _, inner = channels_view(shape, axis, axis + 1)
         self.view = (outer, size * inner)
         self.pieces = [slice(a * inner, b * inner) for a, b in zip(edges, edges[1:])]
@@ -41,10 +42,10 @@ class SliceLayer(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = bottom[0].value.read().reshape(self.view)
         for blob, piece in zip(top, self.pieces):
-            blob.value.write().reshape(self.view[0], -1)[...] = x[:, piece]
+            blob.value.write().reshape(x[:, piece].shape)[...] = x[:, piece]
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if propagate_down[0]:
             dx = bottom[0].gradient.write().reshape(self.view)
             for blob, piece in zip(top, self.pieces):
-                dx[:, piece] = blob.gradient.read().reshape(self.view[0], -1)
+                dx[:, piece] = blob.gradient.read().reshape(dx[:, piece].shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.layer import between, exactly, register
+from ..engine.layer import between, exactly, item_rows, register
 from .loss import LossLayer, normalizer
 
 
@@ -62,7 +62,7 @@ class SmoothL1LossLayer(LossLayer):
         self.finish(bottom, top, self.sum_items(errors), self.norm(bottom))
 
     def sum_items(self, errors: Any) -> Any:
-        return errors.reshape(self.count, -1).sum(1)
+        return errors.reshape(item_rows(errors.shape)).sum(1)
 
     def norm(self, bottom: list[Blob]) -> float:
         return bottom[0].shape[0]

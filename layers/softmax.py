@@ -66,7 +66,8 @@ class SoftmaxWithLossLayer(LossLayer):
         axis = self.axis(self.param.softmax_param.axis, len(shape), "softmax_param.axis")
         self.view = channels_view(shape, axis, axis + 1)
         outer, classes, inner = self.view
-        self.soft = classes > 1 and bottom[1].count == bottom[0].count
+        alike = bottom[1].count == bottom[0].count if bottom[0].count else bottom[1].shape == shape
+        self.soft = classes > 1 and alike
         self.require(self.soft or bottom[1].count == outer * inner, f"the scores {shape} have {outer * inner} positions; there are {bottom[1].count} labels, shape {bottom[1].shape}", "bottom[1]")
         self.require(0 <= p.label_smoothing < 1, f"label_smoothing is at least 0 and less than 1, found {p.label_smoothing:g}", "loss_param.label_smoothing")
         if self.soft:

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.layer import Layer, register
+from ..engine.layer import Layer, item_rows, register
 from ..proto import brew_pb2 as pb
 from .pooling import PoolingLayer
 
@@ -30,6 +30,7 @@ class SPPLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.require(len(bottom[0].shape) == 4, f"pools images (N, C, H, W); the bottom's shape is {bottom[0].shape}", "bottom")
         n, c, h, w = bottom[0].shape
+        self.require(h and w, f"pools pixels; the bottom's shape is {bottom[0].shape}", "bottom")
         self.levels: list[tuple[PoolingLayer, Blob]] = []
         for level in range(self.height):
             param = pb.LayerParameter(name=f"{self.name}_level{level}", type="Pooling", position=self.param.position)
@@ -46,18 +47,18 @@ class SPPLayer(Layer):
         if self.height == 1:
             top[0].reshape(*self.levels[0][1].shape)
         else:
-            top[0].reshape(n, sum(blob.count // n for _, blob in self.levels))
+            top[0].reshape(n, sum(item_rows(blob.shape)[1] for _, blob in self.levels))
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        y = top[0].value.write().reshape(bottom[0].shape[0], -1)
+        y = top[0].value.write().reshape(item_rows(top[0].shape))
         for (layer, pooled), piece in zip(self.levels, self.pieces()):
             layer.forward(bottom, [pooled])
-            y[:, piece] = pooled.value.read().reshape(y.shape[0], -1)
+            y[:, piece] = pooled.value.read().reshape(item_rows(pooled.shape))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:
             return
-        dy: Any = top[0].gradient.read().reshape(bottom[0].shape[0], -1)
+        dy: Any = top[0].gradient.read().reshape(item_rows(top[0].shape))
         part = Blob(bottom[0].shape)
         dx = bottom[0].gradient.write()
         for i, ((layer, pooled), piece) in enumerate(zip(self.levels, self.pieces())):
@@ -69,5 +70,5 @@ class SPPLayer(Layer):
         """Which columns of the top belong to which level."""
         ends = [0]
         for _, blob in self.levels:
-            ends.append(ends[-1] + blob.count // blob.shape[0])
+            ends.append(ends[-1] + item_rows(blob.shape)[1])
         return [slice(a, b) for a, b in zip(ends, ends[1:])]

@@ -41,7 +41,7 @@ class StochasticDepthLayer(Layer):
         self.forwards = 0
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.require(bottom[0].shape, "needs items, axis 0; the bottom is a scalar", "bottom")
+        self.items(bottom[0])
         top[0].reshape(*bottom[0].shape)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -64,4 +64,4 @@ class StochasticDepthLayer(Layer):
         """In whichever layout: the items come first in all of them."""
         layout, n = source.layout, len(self.factors)
         x = source.read(layout)
-        self.k.scale_forward(x, self.factors, None, target.write(layout), (1, n, x.size // n, 1, n))
+        self.k.scale_forward(x, self.factors, None, target.write(layout), (1, n, x.size // max(n, 1), 1, n))

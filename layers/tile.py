@@ -27,8 +27,9 @@ class TileLayer(Layer):
         top[0].reshape(*shape[:axis], shape[axis] * p.tiles, *shape[axis + 1:])
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        top[0].value.write().reshape(self.view)[...] = bottom[0].value.read().reshape(self.view[0], 1, -1)
+        top[0].value.write().reshape(self.view)[...] = bottom[0].value.read().reshape(self.view[0], 1, self.view[2])
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if propagate_down[0]:
-            bottom[0].gradient.write().reshape(self.view[0], -1)[...] = top[0].gradient.read().reshape(self.view).sum(1)
+            dx = bottom[0].gradient.write().reshape(self.view[0], self.view[2])
+            dx[...] = top[0].gradient.read().reshape(self.view).sum(1)
