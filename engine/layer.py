@@ -109,6 +109,7 @@ class Layer:
         self.k: Any = self.device.kernels
         self.blobs: Sequence[Blob] = []
         self.loss_weights: list[float] = []
+        self.weighted: list[tuple[int, ...]] = []        # the shapes of the tops that the weights were written for
         self.param_specs: list[pb.ParamSpec] = []
         self.param_propagate_down: list[bool] = []
         self.before = Memory()               # see remember()
@@ -207,9 +208,12 @@ class Layer:
         for blob, weight in zip(top, self.loss_weights):
             if weight:
                 blob.gradient.write()[...] = np.float32(weight)
+        self.weighted = [blob.shape for blob in top]
 
     def loss(self, top: list[Blob]) -> float:
         """The weighted sum of the tops that have a loss weight."""
+        if [blob.shape for blob in top] != self.weighted:        # a batch with more items, or after one without any
+            self.set_loss_weights(top)
         return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
 
     def to_proto(self, with_diff: bool = False) -> pb.LayerParameter:

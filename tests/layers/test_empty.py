@@ -270,6 +270,18 @@ def test_items_without_values_are_refused_by_name(layer: str, shapes: Shapes, me
         one_layer_net(layer, *shapes)
 
 
+def test_a_loss_weight_holds_for_every_item_of_every_batch(device: str) -> None:
+    net = one_layer_net('type: "InnerProduct" top: "y" loss_weight: 2 '
+                        "inner_product_param { num_output: 3 weight_filler { value: 1 } }", (2, 5))
+    for n in (2, 4, 0, 1, 4):                                 # also of more items than there were before
+        net.clear_param_diffs()
+        net.blobs["b0"].reshape(n, 5)
+        net.blobs["b0"].data[...] = 1
+        assert net.run_forward() == 2 * 15 * n
+        net.backward()
+        assert (net.params["l"][1].diff == 2 * n).all()
+
+
 NET = """
 layer { name: "filter" type: "Filter" bottom: "x" bottom: "select" top: "kept" }
 layer { name: "conv1" type: "Convolution" bottom: "kept" top: "conv1"
