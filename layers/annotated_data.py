@@ -68,12 +68,14 @@ class AnnotatedDataLayer(DataLayer):
             found = [(g.group_label, a.instance_id, a.bbox.difficult, a.bbox.xmin, a.bbox.ymin, a.bbox.xmax, a.bbox.ymax) for g in groups for a in g.annotation]
             about = np.array(found, np.float64).reshape(-1, 7)
             draw = self.transformer.augmenter.draw(batch, i)
-            image, boxes, kept = self._change(self.image(key, record), about[:, 3:], draw)
+            image = self.image(key, record)
             if images is None:
                 self.transformer.check(image.shape[2], *image.shape[:2])
-                images = np.empty((self.batch_size, image.shape[2], *image.shape[:2]), np.float32)
-            if image.shape[2] != images.shape[1]:
+            elif image.shape[2] != images.shape[1]:
                 raise self.broken(key, f"its image has {image.shape[2]} channels, the batch began with {images.shape[1]}")
+            image, boxes, kept = self._change(image, about[:, 3:], draw)
+            if images is None:
+                images = np.empty((self.batch_size, image.shape[2], *image.shape[:2]), np.float32)
             mirror = self.param.transform_param.mirror and draw.chance(0.5)
             if mirror:
                 boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)

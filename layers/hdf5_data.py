@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ class HDF5DataLayer(BatchLayerState, Layer):
         layer { name: "data" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "train.txt" batch_size: 64 } }
 
     Tops:  (batch_size, ...), one for each dataset; all datasets of a file have the same number of rows.
-    source    a text file that lists HDF5 files.
+    source    a text file that lists HDF5 files. The tops have the shapes of the first file's rows; rows of the others
+              must have as many values, in this or another shape, as in Caffe: (N) and (N, 1) may be mixed.
     shuffle   the files in a new order each epoch, and the rows within each file.
     """
 
@@ -32,14 +34,15 @@ class HDF5DataLayer(BatchLayerState, Layer):
         self.require(not self.param.HasField("transform_param"), "transform_param is for images: scale the HDF5 data when you write them", "transform_param")
         self.require(p.batch_size > 0, "batch_size must be given, and be more than 0", "hdf5_data_param.batch_size")
         self.source, self.batch_size = find_file(p.source, self.param.position.file), p.batch_size
-        names = read_bytes(self.source, "this list of HDF5 files", DataError).decode().split()
+        names = read_bytes(self.source, "this list of HDF5 files", DataError).decode("utf-8", "surrogateescape").split()
         self.require(names, f"the list {self.source} names no files", "hdf5_data_param.source", DataError)
         self.files = [find_file(name, self.source) for name in names]
         self.load, self.order = lru_cache(maxsize=2)(self._load), lru_cache(maxsize=2)(self._order)
+        self.shapes: list[tuple[int, ...]] = []                        # of a row of each top
         self.rows = [self._count(f) for f in range(len(self.files))]
         self.prefetcher = Prefetcher(self._make, 2)
-        for blob, data in zip(top, self.load(0)):
-            blob.reshape(self.batch_size, *data.shape[1:])
+        for blob, shape in zip(top, self.shapes):
+            blob.reshape(self.batch_size, *shape)
 
     def _open(self, file: int) -> Any:
         import h5py
@@ -48,19 +51,39 @@ class HDF5DataLayer(BatchLayerState, Layer):
         except OSError as e:
             raise DataError(f"this HDF5 file cannot be read: {e}\n  read by layer \"{self.name}\"", Position(self.files[file])) from None
 
+    def _check(self, file: int, condition: object, message: str) -> None:
+        if not condition:
+            raise DataError(f'{message}\n  read by layer "{self.name}"', Position(self.files[file]))
+
     def _count(self, file: int) -> int:
+        """How many rows a file has. Raises an error unless it has all datasets, with rows as in the first file."""
+        shapes = {}
         with self._open(file) as h5:
             for name in self.param.top:
                 if name not in h5:
                     raise DataError(f'has no dataset "{name}", which layer "{self.name}" has as a top; it has {", ".join(h5)}', Position(self.files[file]))
-            counts = {name: h5[name].shape[0] if h5[name].shape else 0 for name in self.param.top}
+                kind = getattr(getattr(h5[name], "dtype", None), "kind", "")
+                self._check(file, kind, f'"{name}" is a group, not a dataset')
+                self._check(file, kind in "fiub", f'its dataset "{name}" is not numeric: its type is {h5[name].dtype}')
+                shapes[name] = h5[name].shape or ()
+        counts = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
         if len(set(counts.values())) != 1 or not min(counts.values()):
             raise DataError(f"its datasets need the same number of rows, at least one; found {counts}", Position(self.files[file]))
+        self.shapes = self.shapes or [shape[1:] for shape in shapes.values()]
+        for (name, shape), first in zip(shapes.items(), self.shapes):
+            self.require(prod(shape[1:]) == prod(first), f'the rows of "{name}" have the shape {first} in '
+                         f"{self.files[0]}, and {shape[1:]} in {self.files[file]}", "hdf5_data_param.source")
         return next(iter(counts.values()))
 
     def _load(self, file: int) -> list[np.ndarray]:
-        with self._open(file) as h5:
-            return [np.asarray(h5[name], np.float32) for name in self.param.top]
+        """The file's rows, in the shapes of the tops."""
+        try:
+            with self._open(file) as h5:
+                found = [np.asarray(h5[name], np.float32) for name in self.param.top]
+            return [values.reshape(self.rows[file], *shape) for values, shape in zip(found, self.shapes)]
+        except (OSError, KeyError, TypeError, ValueError) as e:
+            raise DataError(f"this HDF5 file cannot be read, or has changed since the net was built: {e}\n"
+                            f'  read by layer "{self.name}"', Position(self.files[file])) from None
 
     def _order(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of an epoch: for each place its file, and its row within that file."""

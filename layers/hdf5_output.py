@@ -40,7 +40,10 @@ class HDF5OutputLayer(Layer):
                     if name not in file:
                         file.create_dataset(name, data=array, maxshape=(None, *array.shape[1:]), chunks=True)
                     else:
-                        rows = file[name].shape[0]
+                        rows, shape = file[name].shape[0], file[name].shape[1:]
+                        if array.shape[1:] != shape:                  # h5py would repeat values
+                            raise DataError(f'its dataset "{name}" has rows of shape {shape}; '
+                                            f'layer "{self.name}" now has {array.shape[1:]}', Position(self.path))
                         file[name].resize(rows + len(array), axis=0)
                         file[name][rows:] = array
         except (OSError, TypeError) as e:

@@ -42,6 +42,9 @@ class Transformer:
         """Raise an error about the layer unless images of this size can be transformed."""
         require = self.layer.require
         height, width = self.augmenter.size(height, width)
+        padding = len(self.param.resize_param.pad_value)
+        require(padding in (0, 1, channels), f"pad_value is given once or for each of the {channels} channels, "
+                f"found {padding}", "transform_param.resize_param")
         require(self.crop <= min(height, width), f"crop_size {self.crop} is larger than the image, {height} x {width} pixels", "transform_param.crop_size", DataError)
         if self.mean_shape:
             require(self.mean_shape == (channels, height, width), f"the mean file is for images of shape {self.mean_shape}, these have {(channels, height, width)}", "transform_param.mean_file", DataError)

@@ -63,9 +63,14 @@ class WindowDataLayer(BatchLayerState, Layer):
         """The mean of each value of a window: the middle of the mean file, or a value for each channel."""
         t = self.transformer
         if not t.mean_shape:
+            values = t.mean.size
+            self.require(values in (0, 1, 3), f"mean_value is given once or for each of the 3 channels, found {values}",
+                         "transform_param.mean_value")
             return t.mean.reshape(-1, 1, 1) if t.mean.size else np.zeros((1, 1, 1), np.float32)
         offset = (t.mean_shape[1] - self.crop) // 2
-        self.require(offset >= 0 and t.mean_shape[1] == t.mean_shape[2], f"the mean file must be square and at least as large as crop_size {self.crop}, found {t.mean_shape}", "transform_param.mean_file", DataError)
+        fits = offset >= 0 and t.mean_shape[0] == 3 and t.mean_shape[1] == t.mean_shape[2]
+        self.require(fits, "the mean file must have 3 channels, be square and at least as large as crop_size "
+                     f"{self.crop}, found {t.mean_shape}", "transform_param.mean_file", DataError)
         return t.mean.reshape(t.mean_shape)[:, offset:offset + self.crop, offset:offset + self.crop]
 
     def _read(self, source: str) -> None:

@@ -77,6 +77,10 @@ def test_hdf5_output_appends(device: str) -> None:
     with h5py.File("out.h5") as file:
         np.testing.assert_array_equal(file["data"][...], rows)
         assert file["label"][...].tolist() == list(range(6))
+    net.blobs["b0"].reshape(2, 1)
+    message = r'^out.h5: its dataset "data" has rows of shape \(3,\); layer "l" now has \(1,\)'
+    with pytest.raises(DataError, match=message):
+        net.forward()
 
 
 def test_the_infogain_matrix_may_come_from_a_file(device: str) -> None:

@@ -1,6 +1,7 @@
 """Layers that read data: what a batch holds, in which order, and what is said when the data are bad."""
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import brew
 from brew.engine.errors import DataError, NetError
 from brew.proto import from_array, parse, pb
+from brew.tools.cli import main
 from brew.tools.database import write_database
 
 RNG = np.random.default_rng(0)
@@ -220,6 +222,111 @@ def test_rows_of_hdf5_files_go_on_across_files() -> None:
     assert sorted(shuffled[:8]) == sorted(shuffled[8:]) == list(range(8))
     with pytest.raises(DataError, match='0.h5: has no dataset "other", which layer "d" has as a top; it has data, label'):
         net('hdf5_data_param { source: "list.txt" batch_size: 4 }', kind="HDF5Data", tops='top: "other"')
+
+
+Row = tuple[int, ...]
+Rows = tuple[Row, ...]
+
+
+def hdf5(*rows: tuple[int, ...], name: str = "data") -> str:
+    """Write a file for each of these shapes of rows, with four rows, and their list; returns the layer's parameters."""
+    for k, shape in enumerate(rows):
+        with h5py.File(f"{k}.h5", "w") as file:
+            file[name] = 100 * k + np.arange(4 * int(np.prod(shape))).reshape(4, *shape)
+            file["label"] = np.arange(4)
+    Path("list.txt").write_text("".join(f"{k}.h5\n" for k in range(len(rows))))
+    return 'hdf5_data_param { source: "list.txt" batch_size: 3 }'
+
+
+@pytest.mark.parametrize("rows", [((3,), (1,)), ((3,), (2, 3)), ((2,), (3,)), ((), (2,)), ((3,), (3,), (0,))])
+def test_rows_of_other_sizes_are_an_error_that_names_both_files(rows: Rows, capsys: pytest.CaptureFixture[str]) -> None:
+    params, last = hdf5(*rows), len(rows) - 1
+    message = (f'layer "d" (type "HDF5Data"): the rows of "data" have the shape {rows[0]} in 0.h5, '
+               f"and {rows[last]} in {last}.h5")
+    with pytest.raises(NetError, match=f"^net.prototxt:1:1: {re.escape(message)}$"):
+        net(params, kind="HDF5Data")
+    Path("net.prototxt").write_text(f'layer {{ name: "d" type: "HDF5Data" top: "data" top: "label" {params} }}')
+    assert main(["check", "-model", "net.prototxt"]) == 1 and f"net.prototxt:1:79: {message}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [((), (1,)), ((1,), ()), ((6,), (2, 3)), ((2, 3), (3, 2), (6, 1))])
+def test_rows_of_the_same_size_take_the_shape_of_the_first_file(rows: Rows) -> None:
+    data, labels = batches(net(hdf5(*rows), kind="HDF5Data"), 4)
+    size = int(np.prod(rows[0]))
+    number = np.arange(12) % (4 * len(rows))
+    expected = 100 * (number // 4)[:, None] + number[:, None] % 4 * size + np.arange(size)
+    assert data.shape == (12, *rows[0]) and (data.reshape(12, size) == expected).all() and (labels == number % 4).all()
+
+
+def test_what_is_no_dataset_of_numbers_is_named() -> None:
+    params = hdf5((3,))
+    text = np.array([b"a"] * 4)
+    cases = (text, r'its dataset "data" is not numeric: its type is \|S1'), (None, '"data" is a group, not a dataset')
+    for value, message in cases:
+        with h5py.File("0.h5", "a") as file:
+            del file["data"]
+            if value is None:
+                file.create_group("data")
+            else:
+                file["data"] = value
+        with pytest.raises(DataError, match=f'^0.h5: {message}\n  read by layer "d"'):
+            net(params, kind="HDF5Data")
+
+
+def test_a_file_that_changes_under_a_training_is_named() -> None:
+    built = net(hdf5((3,), (3,)), kind="HDF5Data")
+    hdf5((3,), (1,))
+    message = "^1.h5: this HDF5 file cannot be read, or has changed since the net was built: cannot reshape"
+    with pytest.raises(DataError, match=message):
+        batches(built, 3)
+
+
+def gray_second(i: int, datum: pb.Datum) -> None:
+    encoded(i, datum)
+    if i == 1:
+        datum.data = cv2.imencode(".png", IMAGES[i][0])[1].tobytes()
+
+
+def boxed(i: int, datum: pb.Datum) -> pb.AnnotatedDatum:
+    gray_second(i, datum)
+    return pb.AnnotatedDatum(datum=datum)
+
+
+PADDED = "resize_param { height: 8 width: 8 resize_mode: FIT_LARGE_SIZE_AND_PAD"
+COLOURS = "mean_value: [1, 2, 3]"
+
+
+@pytest.mark.parametrize("kind, params, message", [
+    ("Data", "data_param { DATA }", "its image is 8 x 9 x 1, the batch began with 8 x 9 x 3"),
+    ("Data", f"data_param {{ DATA }} transform_param {{ {PADDED} }} {COLOURS} }}",
+     "its image is 8 x 9 x 1, the batch began with 8 x 9 x 3"),
+    ("Data", f"data_param {{ DATA }} transform_param {{ {PADDED} pad_value: [1, 2] }} }}",
+     "pad_value is given once or for each of the 3 channels, found 2"),
+    ("AnnotatedData", f"data_param {{ BOXED }} transform_param {{ {PADDED} }} {COLOURS} }}",
+     "its image has 1 channels, the batch began with 3"),
+    ("AnnotatedData", f"data_param {{ BOXED }} transform_param {{ {PADDED} pad_value: [1, 2, 3] }} }}",
+     "its image has 1 channels, the batch began with 3"),
+    ("ImageData", 'image_data_param { source: "list.txt" batch_size: 2 }',
+     "1.png has (8, 8) pixels, the batch began with (8, 9)"),
+    ("WindowData", "window_data_param { WINDOWS } transform_param { crop_size: 4 mean_value: [1, 2] }",
+     "mean_value is given once or for each of the 3 channels, found 2"),
+    ("WindowData", 'window_data_param { WINDOWS } transform_param { crop_size: 4 mean_file: "mean" }',
+     "the mean file must have 3 channels, be square and at least as large as crop_size 4, found (1, 5, 5)"),
+])
+def test_records_that_do_not_go_together_are_an_error_of_brew(kind: str, params: str, message: str) -> None:
+    for word, source in (("DATA", "db"), ("BOXED", "boxed"), ("WINDOWS", "w.txt")):
+        params = params.replace(word, f'source: "{source}" batch_size: 2' + " fg_fraction: 0" * (word == "WINDOWS"))
+    database(gray_second)
+    with lmdb.open("boxed", map_size=1 << 20) as env, env.begin(write=True) as txn:
+        for i in range(len(IMAGES)):
+            txn.put(f"{i:08d}".encode(), boxed(i, pb.Datum(channels=3, height=8, width=9, label=i)).SerializeToString())
+    for i, width in enumerate((9, 8)):
+        cv2.imwrite(f"{i}.png", np.ascontiguousarray(IMAGES[i].transpose(1, 2, 0)[:, :width]))
+    Path("list.txt").write_text("0.png 0\n1.png 1\n")
+    Path("w.txt").write_text("# 0\n0.png\n3\n8\n9\n1\n0 0.1 0 0 4 4\n")
+    Path("mean").write_bytes(from_array(np.ones((1, 5, 5), np.float32)).SerializeToString())
+    with pytest.raises((DataError, NetError), match=re.escape(message)):
+        batches(net(params, kind=kind), 1)
 
 
 def test_memory_data_goes_round() -> None:
