@@ -92,10 +92,6 @@ class Transformer:
         """Only mirror, mean and scale: an image (H, W, C) of out's size into out[i]."""
         cpu.transform_image(image, out, i, 0, 0, mirror, self.mean, self.scale)
 
-    def floats(self, image: np.ndarray, out: np.ndarray, i: int, row: int, column: int, mirror: bool) -> None:
-        """Transform an array (C, H, W) into out[i]."""
-        cpu.transform_floats(image, out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
-
     def decode(self, data: bytes) -> np.ndarray | None:
         """The pixels (H, W, C) of an image file, channels in BGR order; None if it is no image that OpenCV reads."""
         import cv2

@@ -93,7 +93,7 @@ class Net(engine.Net):
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Let the MemoryData layer, the first one, read these: data (N, C, H, W), labels (N), both float32; N is a multiple of its
-        batch_size."""
+        batch_size. They are taken as they are: transform_param is not applied."""
         layer = self.layers[0]
         if layer.type != "MemoryData":
             raise NetError(f'set_input_arrays is for nets that begin with a MemoryData layer; this one begins with "{layer.name}" of type {layer.type}')

@@ -329,13 +329,53 @@ def test_records_that_do_not_go_together_are_an_error_of_brew(kind: str, params:
         batches(net(params, kind=kind), 1)
 
 
+MEMORY = "memory_data_param { batch_size: 2 channels: 3 height: 8 width: 9 }"
+
+
 def test_memory_data_goes_round() -> None:
-    n = net("memory_data_param { batch_size: 2 channels: 3 height: 8 width: 9 } transform_param { scale: 2 }", kind="MemoryData")
+    n = net(MEMORY, kind="MemoryData")
     with pytest.raises(DataError, match="has no data: call set_input_arrays first"):
         n.forward()
     n.layers[0].set_input_arrays(IMAGES[:4], np.arange(4))  # type: ignore[attr-defined]
     data, labels = batches(n, 3)
-    assert labels.tolist() == [0, 1, 2, 3, 0, 1] and (data == 2.0 * IMAGES[labels.astype(int)]).all()
+    assert labels.tolist() == [0, 1, 2, 3, 0, 1] and (data == IMAGES[labels.astype(int)]).all()
+
+
+@pytest.mark.parametrize("phase", [brew.TRAIN, brew.TEST])
+@pytest.mark.parametrize("transform", ["", "scale: 0.00390625 mean_value: 127.5", "mirror: true", "crop_size: 4",
+                                       'mean_file: "nowhere"', "max_rotation_angle: 20", "cutout { size: 3 }"])
+def test_arrays_given_to_memory_data_are_not_transformed(transform: str, phase: int, device: str,
+                                                         caplog: pytest.LogCaptureFixture) -> None:
+    n = net(MEMORY + (f" transform_param {{ {transform} }}" if transform else ""), phase, kind="MemoryData")
+    given = IMAGES[:4].astype(np.float32)
+    n.layers[0].set_input_arrays(given, np.arange(4))  # type: ignore[attr-defined]
+    assert ('layer "d" (type "MemoryData") does not apply transform_param to arrays' in caplog.text) == bool(transform)
+    data, labels = batches(n, 2)
+    assert np.array_equal(data, given) and labels.tolist() == [0, 1, 2, 3]
+
+
+def test_a_layer_in_place_leaves_the_programs_array_alone(device: str) -> None:
+    text = f"""layer {{ name: "d" type: "MemoryData" top: "data" top: "label" {MEMORY} }}
+               layer {{ name: "p" type: "Power" bottom: "data" top: "data" power_param {{ scale: 2 }} }}"""
+    n = brew.Net(parse(text, pb.NetParameter()), brew.TEST)
+    given = IMAGES[:2].astype(np.float32)
+    n.layers[0].set_input_arrays(given, np.arange(2))  # type: ignore[attr-defined]
+    for _ in range(2):
+        assert (n.forward()["data"] == 2.0 * IMAGES[:2]).all() and (given == IMAGES[:2]).all()
+
+
+@pytest.mark.parametrize("data, labels, message", [
+    ((4, 3, 8), (4,), "takes arrays of shape (n, 3, 8, 9), found (4, 3, 8)"),
+    ((), (), "takes arrays of shape (n, 3, 8, 9), found (1,)"),
+    ((4, 3, 9, 8), (4,), "takes arrays of shape (n, 3, 8, 9), found (4, 3, 9, 8)"),
+    ((4, 3, 8, 9), (3,), "takes one label for each of the 4 items, found (3,)"),
+    ((4, 3, 8, 9), (4, 2), "takes one label for each of the 4 items, found (4, 2)"),
+    ((3, 3, 8, 9), (3,), "takes a multiple of batch_size 2 items, found 3"),
+    ((0, 3, 8, 9), (0,), "takes a multiple of batch_size 2 items, found 0")])
+def test_arrays_that_do_not_fit_memory_data_are_refused(data: Row, labels: Row, message: str) -> None:
+    n = net(MEMORY, kind="MemoryData")
+    with pytest.raises(DataError, match=re.escape(f'layer "d" (type "MemoryData"): {message}')):
+        n.layers[0].set_input_arrays(np.zeros(data), np.zeros(labels))  # type: ignore[attr-defined]
 
 
 def test_dummy_data_refills_what_is_random() -> None:
