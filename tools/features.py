@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..engine.errors import NetError
+from ..engine.layer import item_rows
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from ..proto.errors import nearest
@@ -38,7 +39,8 @@ def extract_features(args: argparse.Namespace) -> int:
             net.run_forward()
             for k, (name, database) in enumerate(zip(names, databases)):
                 values = net.blobs[name].value.read()
-                rows = np.asarray(values.get() if hasattr(values, "get") else values).reshape(values.shape[0] if values.ndim else 1, -1)
+                rows = np.asarray(values.get() if hasattr(values, "get") else values)
+                rows = rows.reshape(item_rows(values.shape) if values.ndim else (1, 1))
                 channels, height, width = (*values.shape[1:], 1, 1, 1)[:3] if values.ndim <= 4 else (rows.shape[1], 1, 1)
                 for row in rows:
                     datum = pb.Datum(channels=channels, height=height, width=width)

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import cv2
+import h5py
 import lmdb
 import numpy as np
 import pytest
@@ -156,6 +157,21 @@ def test_features_of_a_net(pictures: Path) -> None:
     for arguments, message in ((("ipp", "x"), 'no blob "ipp"'), (("ip,conv", "x"), "one database for each blob"), (("ip", "ip_db"), "there is something here already")):
         result = run("extract_features", "w.caffemodel", "net.prototxt", *arguments, "1", "lmdb", cwd=pictures)
         assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_features_of_the_items_that_a_filter_keeps(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["keep"] = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 0, 0, 1, 0, 1])
+    (tmp_path / "x.txt").write_text("x.h5")
+    (tmp_path / "net.prototxt").write_text("""
+        layer { name: "d" type: "HDF5Data" top: "x" top: "keep" hdf5_data_param { source: "x.txt" batch_size: 3 } }
+        layer { name: "f" type: "Filter" bottom: "x" bottom: "keep" top: "kept" }
+        layer { name: "ip" type: "InnerProduct" bottom: "kept" top: "ip" inner_product_param { num_output: 2 } }""")
+    brew.Net(tmp_path / "net.prototxt", brew.TEST, seed=1).save(tmp_path / "w.caffemodel")
+    arguments = ("w.caffemodel", "net.prototxt", "kept,ip", "kept_db,ip_db", "2", "lmdb")
+    result = run("extract_features", *arguments, cwd=tmp_path)
+    assert result.returncode == 0 and "ip_db: 2 features of ip" in result.stdout, result.stderr
+    assert [list(d.float_data) for d in records(tmp_path / "kept_db").values()] == [[6, 7], [10, 11]]
 
 
 def test_old_files_in_todays_form(tmp_path: Path) -> None:
