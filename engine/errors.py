@@ -4,11 +4,11 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..proto.errors import (BrewError, DataError, DeviceError, NetError, Position, PrototxtError, ShapeError, SnapshotError,
-                            SolverError, WeightsError, nearest, read_bytes)
+                            SolverError, WeightsError, check_readable, nearest, read_bytes)
 from ..proto.text import locate
 
 __all__ = ["BrewError", "DataError", "DeviceError", "NetError", "Position", "PrototxtError", "ShapeError", "SnapshotError",
-           "SolverError", "WeightsError", "fail", "nearest", "read_bytes", "require"]
+           "SolverError", "WeightsError", "check_readable", "fail", "nearest", "read_bytes", "require"]
 
 
 def fail(param: Any, message: str, field: str = "", error: type[BrewError] = NetError) -> NoReturn:

@@ -1,11 +1,42 @@
 """Files that are whole or not there: written aside, synced, renamed."""
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import Position, SnapshotError
+
+
+def check_writable(*paths: str | Path) -> None:
+    """Raise SnapshotError, as write_whole() would, if files cannot be written at these paths, or if two of them are the
+    same. Changes nothing. Commands call it for all outputs before they do anything else.
+    """
+    places = [Path(path) for path in paths]
+    for path in places:
+        if [other.absolute() for other in places].count(path.absolute()) > 1:
+            raise SnapshotError("two results would be written to this file", Position(str(path)))
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=path.parent):      # without a name, where the file system can
+                pass
+        except (OSError, ValueError) as e:
+            raise _unwritable(path, e) from None
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise SnapshotError unless `path` is a writable folder, or one can be created there. Changes nothing."""
+    existing = Path(path).absolute()
+    try:
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except (OSError, ValueError) as e:
+        raise _unwritable(path, e) from None
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object] | bytes) -> None:
@@ -24,9 +55,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object] | bytes) -> No
         os.replace(aside, path)
         _sync(path.parent)
     except OSError as e:
-        raise SnapshotError(f"cannot write: {e.strerror or e}", Position(str(path))) from None
+        raise _unwritable(path, e) from None
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _unwritable(path: str | Path, e: Exception) -> SnapshotError:
+    return SnapshotError(f"cannot write: {getattr(e, 'strerror', None) or e}", Position(str(path)))
 
 
 def _sync(path: Path) -> None:

@@ -101,6 +101,8 @@ class Layer:
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
     dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
+    user_code = False                    # its shapes are known only after importing a module of the user
+    imports = True                       # whether such modules may be imported: see dry_run()
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
         self.param, self.phase, self.seed = param, phase, seed
@@ -227,13 +229,15 @@ class Layer:
 
 
 @contextmanager
-def dry_run() -> Iterator[None]:
-    """Nets built within are for their shapes only: they cannot run."""
-    Layer.dry = True
+def dry_run(python: bool = False) -> Iterator[None]:
+    """Nets built within are for their shapes only: they cannot run. Python layers, and the layers that depend on them,
+    are left out (`net.unknown`) unless `python` allows importing their modules, which runs them."""
+    before = Layer.dry, Layer.imports
+    Layer.dry, Layer.imports = True, python
     try:
         yield
     finally:
-        Layer.dry = False
+        Layer.dry, Layer.imports = before
 
 
 def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, int]:

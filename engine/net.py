@@ -17,10 +17,10 @@ from . import device, weights
 from .arena import Arena
 from .blob import Blob
 from .debug_info import log_backward, log_forward
-from .errors import NetError, SolverError, fail
+from .errors import NetError, SolverError, WeightsError, check_readable, fail
 from .layer import Layer, layer_class
 from .memory import Store, weakly
-from .passes import filter_layers, insert_splits, merged_state, plan_backward
+from .passes import filter_layers, insert_splits, leave_out_unknown, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
@@ -48,7 +48,13 @@ class Net:
         self.name, self.phase = param.name, phase
         self.device = device.default()
         self.seed = new_seed() if seed is None else seed
-        self._build(insert_splits(filter_layers(self.param)))
+        if weights is not None:
+            check_readable(weights, "this caffemodel", WeightsError)         # before the net is built and logged
+        declared = insert_splits(filter_layers(self.param))
+        self.unknown: list[pb.LayerParameter] = []             # left out of a dry run: they depend on Python layers
+        if not Layer.imports:
+            declared, self.unknown = leave_out_unknown(declared, lambda layer: layer_class(layer).user_code)
+        self._build(declared)
         if weights is not None:
             self.copy_from(weights)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from ..proto import brew_pb2 as pb
@@ -104,6 +105,24 @@ def insert_splits(net: pb.NetParameter) -> pb.NetParameter:
                     new.loss_weight[j] = 0
                     next_use[i, j] += 1
     return result
+
+
+def leave_out_unknown(net: pb.NetParameter, is_unknown: Callable[[pb.LayerParameter], bool]
+                      ) -> tuple[pb.NetParameter, list[pb.LayerParameter]]:
+    """(a copy of `net` without the layers whose shapes cannot be known, those layers): the ones for which `is_unknown`
+    is true, and all that depend on them."""
+    known = pb.NetParameter()
+    known.CopyFrom(net)
+    known.ClearField("layer")
+    blobs: set[str] = set()                                     # of unknown shape
+    unknown = []
+    for layer in net.layer:
+        if is_unknown(layer) or blobs.intersection(layer.bottom):
+            unknown.append(layer)
+            blobs.update(layer.top)
+        else:
+            known.layer.add().CopyFrom(layer)
+    return known, unknown
 
 
 def _split_top(blob: str, layer: str, top: int, k: int) -> str:

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +43,59 @@ class UserLayer:
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None: ...
 
 
+lent: dict[str, int] = {}                # folder that was put on sys.path -> how many imports need it there
+lending = threading.Lock()
+
+
+@contextmanager
+def working_directory_on_path() -> Iterator[None]:
+    """Within, the working directory is the first place where modules are looked for; several threads may be within."""
+    here = os.getcwd()
+    with lending:
+        added = here in lent or here not in sys.path and "" not in sys.path
+        if added:
+            lent[here] = lent.get(here, 0) + 1
+            if lent[here] == 1:
+                sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with lending:
+            if added:
+                lent[here] -= 1
+            if added and not lent[here]:
+                del lent[here]
+                if here in sys.path:
+                    sys.path.remove(here)
+
+
+def import_class(layer: Layer) -> type[UserLayer]:
+    """The class that a layer's python_param names. Raises NetError, before importing anything, for modules of the
+    standard library and for programs; and for anything but a subclass of brew.Layer."""
+    p = layer.param.python_param
+    parts, field = p.module.split("."), "python_param.module"
+    layer.require(all(part.isidentifier() for part in parts), f'"{p.module}" is not the name of a Python module', field)
+    layer.require(parts[0] not in sys.stdlib_module_names, f'the module "{p.module}" belongs to Python\'s standard '
+                  "library\n  a layer must be in a module of your own: give its file another name", field)
+    layer.require("__main__" not in parts or parts == ["__main__"],
+                  f'the module "{p.module}" is a program: importing it would run it', field)
+    try:
+        with working_directory_on_path():
+            module = importlib.import_module(p.module)
+    except ModuleNotFoundError as e:
+        if e.name not in (parts[0], p.module):
+            raise
+        layer.require(False, f'there is no Python module "{p.module}"; '
+                      "it must lie in the working directory or on PYTHONPATH", field)
+    except SystemExit:
+        layer.require(False, f'the module "{p.module}" ends the process when it is imported (SystemExit)', field)
+    layer.require(hasattr(module, p.layer), f'the module "{p.module}" has no class "{p.layer}"', "python_param.layer")
+    found = getattr(module, p.layer)
+    layer.require(isinstance(found, type) and issubclass(found, UserLayer), f'"{p.layer}" of the module "{p.module}" '
+                  "is not a subclass of brew.Layer (caffe.Layer)", "python_param.layer")
+    return found  # type: ignore[no-any-return]
+
+
 @register("Python")
 class PythonLayer(Layer):
     """A layer written in Python: a subclass of brew.Layer in a module that can be imported.
@@ -51,25 +106,26 @@ class PythonLayer(Layer):
     module, layer   what to import, and the class in it.      param_str   text for the class, as its `param_str`.
 
     Its exceptions are passed on as they are.
+
+    Building a net imports the module, which runs it: read it first if it is not yours. `brew check`, `summary` and
+    `draw_net` import it only with `-python`, `export` and `surgery` never; the shapes of its tops, and of the layers
+    that depend on them, are then unknown. Modules of Python's standard library are refused, and so is a class that is not
+    a subclass of brew.Layer.
+
+    The working directory is on `sys.path`, as its first entry, only while the module is imported. Import other modules
+    from there at the top of yours: an import within setup or forward finds them only if their folder is on PYTHONPATH.
+    Relative imports within a package always work.
     """
 
     bottoms, tops = at_least(0), at_least(0)
     reshape_always = True
     writes_all = False
+    user_code = True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        p = self.param.python_param
-        if "" not in sys.path:
-            sys.path.insert(0, "")                              # modules beside the user's working directory
-        try:
-            module = importlib.import_module(p.module)
-        except ModuleNotFoundError as e:
-            if e.name != p.module.partition(".")[0] and e.name != p.module:
-                raise
-            self.require(False, f'there is no Python module "{p.module}"; it must lie in the working directory or on PYTHONPATH', "python_param.module")
-        self.require(hasattr(module, p.layer), f'the module "{p.module}" has no class "{p.layer}"', "python_param.layer")
-        self.user: Any = getattr(module, p.layer)()
-        self.user.param_str, self.user.phase = p.param_str, self.phase
+        self.require(self.imports, "its shapes are unknown: its module is not imported here", "python_param.module")
+        self.user: Any = import_class(self)()
+        self.user.param_str, self.user.phase = self.param.python_param.param_str, self.phase
         if not hasattr(self.user, "blobs"):
             self.user.blobs = ParameterList()                   # its __init__ does not call ours
         self.user.setup(bottom, top)

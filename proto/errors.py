@@ -1,6 +1,9 @@
 """The errors of brew. Each says where (file:line:column), which rule, what was found and what to do."""
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -76,9 +79,33 @@ def excerpt(line_text: str, position: Position, length: int) -> str:
             + "^" * max(1, min(length, len(shown) - position.column + 1)))
 
 
+def check_readable(path: str | Path, what: str, error: type[BrewError]) -> None:
+    """Raise what read_bytes() would for a file that is missing or cannot be opened, without reading it."""
+    try:
+        if stat.S_ISREG(_kind(path)):                         # opening a pipe would take it from its reader
+            open(path, "rb").close()
+    except (OSError, ValueError) as e:                        # a name with a NUL is a ValueError
+        raise _unreadable(path, what, error, e) from None
+
+
 def read_bytes(path: str | Path, what: str, error: type[BrewError]) -> bytes:
     """The bytes of a file; raises `error` naming `what` it should have been if it cannot be read."""
     try:
+        _kind(path)
         return Path(path).read_bytes()
-    except OSError as e:
-        raise error(f"cannot read {what}: {e.strerror or e}", Position(str(path))) from None
+    except (OSError, ValueError) as e:
+        raise _unreadable(path, what, error, e) from None
+
+
+def _kind(path: str | Path) -> int:
+    """The mode of the file at `path`. Raises OSError for a folder, and for a device: /dev/zero never ends."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise OSError(errno.EINVAL, "Is a device")
+    return mode
+
+
+def _unreadable(path: str | Path, what: str, error: type[BrewError], e: Exception) -> BrewError:
+    return error(f"cannot read {what}: {getattr(e, 'strerror', None) or e}", Position(str(path)))

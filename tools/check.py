@@ -12,7 +12,7 @@ from ..engine.layer import Layer, dry_run, layer_class
 from ..engine.passes import check_connections, filter_layers, insert_splits, merged_state
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, upgrade_net, upgrade_solver
-from ..proto.text import parse_file
+from ..proto.text import locate, parse_file
 from ..solvers import SOLVERS, lr_policy
 from .mistakes import mistakes
 
@@ -21,7 +21,8 @@ def check(args: argparse.Namespace) -> int:
     """Print every problem of the net or solver; exit code 1 if there is one."""
     if bool(args.model) == bool(args.solver):
         raise NetError("brew check needs either -model or -solver")
-    problems, notes = check_solver(args.solver) if args.solver else check_net_file(args.model)
+    problems, notes = (check_solver(args.solver, args.python) if args.solver
+                       else check_net_file(args.model, python=args.python))
     for text in [*problems, *notes]:
         print(text, file=sys.stderr if text in problems else sys.stdout)
     what = args.solver or args.model
@@ -29,8 +30,8 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def check_solver(file: str) -> tuple[list[str], list[str]]:
-    """(problems, notes) of a solver and of the nets it names."""
+def check_solver(file: str, python: bool = False) -> tuple[list[str], list[str]]:
+    """(problems, notes) of a solver and of its nets. python: import the modules of Python layers, which runs them."""
     errors: list[PrototxtError] = []
     try:
         param = upgrade_solver(parse_file(file, pb.SolverParameter(), errors), file)
@@ -52,13 +53,13 @@ def check_solver(file: str) -> tuple[list[str], list[str]]:
     tests = [pb.NetState(phase=pb.TEST, stage=state.stage, level=state.level) for state in param.test_state] or [pb.NetState(phase=pb.TEST)]
     train = pb.NetState(phase=pb.TRAIN, stage=param.train_state.stage, level=param.train_state.level)
     for name in dict.fromkeys(names):
-        more, said = check_net_file(find_file(name, file), [train, *tests])
+        more, said = check_net_file(find_file(name, file), [train, *tests], python)
         problems += more
         notes += said
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def check_net_file(file: str, states: Sequence[pb.NetState] = ()) -> tuple[list[str], list[str]]:
+def check_net_file(file: str, states: Sequence[pb.NetState] = (), python: bool = False) -> tuple[list[str], list[str]]:
     """(problems, notes) of a net, in these states or else in both phases."""
     errors: list[PrototxtError] = []
     try:
@@ -67,13 +68,13 @@ def check_net_file(file: str, states: Sequence[pb.NetState] = ()) -> tuple[list[
         return [*map(str, errors), str(e)], []
     problems, notes = [str(e) for e in errors], []
     for state in states or [pb.NetState(phase=pb.TRAIN), pb.NetState(phase=pb.TEST)]:
-        more, said = _check_state(net, state)
+        more, said = _check_state(net, state, python)
         problems += more
         notes += said
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _check_state(net: pb.NetParameter, state: pb.NetState) -> tuple[list[str], list[str]]:
+def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tuple[list[str], list[str]]:
     param = pb.NetParameter()
     param.CopyFrom(net)
     param.state.CopyFrom(merged_state(net.state, state))
@@ -101,17 +102,42 @@ def _check_state(net: pb.NetParameter, state: pb.NetState) -> tuple[list[str], l
     for layer, message, field, _ in broken:
         collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))
     if not broken:
-        param = insert_splits(param)
-    unknown = {name for *_, name in broken}                    # blobs whose shape nobody knows: not checked further
+        with_splits: list[pb.NetParameter] = []
+        collect(lambda: with_splits.append(insert_splits(param)))
+        param = with_splits[0] if with_splits else param
+    unknown = {name: "" for *_, name in broken}                # blob of unknown shape -> its Python layer, or ""
+    unchecked: dict[str, list[str]] = {}                       # Python layer -> layers that depend on it
     blobs: dict[str, Blob] = {}
-    with dry_run():
+    with dry_run(python):
         for layer in param.layer:
-            if not collect(lambda layer=layer: layer_class(layer)) or any(b in unknown for b in layer.bottom):
-                unknown.update(layer.top)
-                continue
-            if not collect(lambda layer=layer: _set_up(layer, blobs)) and not _assume(layer, blobs):
-                unknown.update(layer.top)
+            known = collect(lambda layer=layer: _check_type(layer))
+            source = next((unknown[b] for b in layer.bottom if b in unknown), None)
+            if known and not Layer.imports and layer_class(layer).user_code:
+                unchecked[layer.name] = []
+                source = layer.name
+            elif source and layer.type != "Split":
+                unchecked[source].append(layer.name)
+            if not known or source is not None:
+                unknown.update(dict.fromkeys(layer.top, source or ""))
+            elif not collect(lambda layer=layer: _set_up(layer, blobs)) and not _assume(layer, blobs):
+                unknown.update(dict.fromkeys(layer.top, ""))
+    notes += [_unchecked(layer, unchecked[layer.name]) for layer in param.layer if layer.name in unchecked]
     return problems, notes
+
+
+def _check_type(param: pb.LayerParameter) -> None:
+    """Check what can be checked without the shapes of the bottoms. Raises NetError."""
+    layer = layer_class(param)(param, param.phase)
+    layer.check_counts(len(param.bottom), len(param.top) or int(layer.is_loss))
+
+
+def _unchecked(param: pb.LayerParameter, dependent: list[str]) -> str:
+    """The note about a Python layer that was not imported."""
+    place, p = locate(param), param.python_param
+    return (f'{f"{place}: " if place else ""}note: layer "{param.name}" (type "{param.type}") is not imported: '
+            + (f"the shapes of its tops ({', '.join(param.top)}) are unknown" if param.top else "it is not checked")
+            + (f"\n  layers that depend on them are not checked: {', '.join(dependent)}" if dependent else "")
+            + f'\n  -python imports its module, "{p.module}", which runs it')
 
 
 def _assume(param: pb.LayerParameter, blobs: dict[str, Blob]) -> bool:
@@ -132,8 +158,13 @@ def _set_up(param: pb.LayerParameter, blobs: dict[str, Blob]) -> None:
     top = [blobs[name] if i < len(param.bottom) and param.bottom[i] == name else Blob() for i, name in enumerate(param.top)]
     if layer.is_loss and not top:
         top = [Blob()]
-    layer.check_counts(len(bottom), len(top))
-    layer.setup(bottom, top)
-    layer.reshape(bottom, top)
+    try:
+        layer.setup(bottom, top)
+        layer.reshape(bottom, top)
+    except (BrewError, MemoryError):
+        raise
+    except Exception as e:
+        layer.require(not layer.user_code, f"its class raises {type(e).__name__}: {e}")
+        raise
     layer.require(len(param.param) <= len(layer.blobs), f"has {len(layer.blobs)} parameters and {len(param.param)} param specifications", "param")
     blobs.update(zip(param.top, top))

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ..proto.errors import BrewError
-from .commands import add_tools, as_switches
+from .commands import PYTHON, add_tools, as_switches
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,10 +80,12 @@ def make_parser() -> Parser:
     summary = command("summary", "show a net's layers, shapes, parameters, work and memory", "brew summary -model models/lenet/train_val.prototxt")
     net_flags(summary, iterations=False)
     flag(summary, "phase", default="TEST", choices=["TRAIN", "TEST"], help="TRAIN or TEST (default)")
+    flag(summary, "python", **PYTHON)
 
     check = command("check", "list everything that is wrong with a net or solver, without running it", "brew check -solver models/lenet/solver.prototxt")
     flag(check, "model", default="", metavar="NET", help="a net's prototxt")
     flag(check, "solver", default="", metavar="SOLVER", help="a solver's prototxt; its nets are checked, too")
+    flag(check, "python", **PYTHON)
 
     data = command("data", "build the databases of a well-known data set", "brew data mnist data/mnist --from downloads/")
     from .datasets import SETS

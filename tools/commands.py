@@ -9,6 +9,10 @@ from collections.abc import Callable, Sequence
 TRUTHS = re.compile(r"--?(?P<no>no)?(?P<name>gray|shuffle|check[-_]size|encoded)(?:=(?P<value>.*))?")
 
 
+PYTHON = {"action": "store_true",
+          "help": "import the modules of Python layers, which runs them; otherwise their shapes are unknown"}
+
+
 def as_switches(argv: Sequence[str]) -> list[str]:
     """Flags as gflags takes them (--gray=true, --gray=0, --nogray) as argparse does: there, or not."""
     result = []
@@ -35,6 +39,7 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
                 net="the net's prototxt", picture="the file to write: svg, png or pdf")
     flag(draw, "rankdir", default="TB", choices=["TB", "BT", "LR", "RL"], help="from top to bottom (default), from left to right, or the other way")
     flag(draw, "phase", default="ALL", choices=["TRAIN", "TEST", "ALL"], help="only the layers of this phase")
+    flag(draw, "python", **PYTHON)
     flag(draw, "display_lrm", action="store_true", help="show lr_mult and decay_mult")
 
     convert = tool("convert_imageset", ("convert_imageset", "convert_imageset"), "make a database of pictures", "brew convert_imageset --resize_width 256 --resize_height 256 --shuffle images/ train.txt train_lmdb",
@@ -125,4 +130,9 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(filters, "rgb", action="store_true", help="the three inputs are R, G, B (default: B, G, R, as in Caffe)")
 
     tool("device_query", ("device_query", "device_query"), "show what brew can run on here", "brew device_query -gpu all")
-    tool("download_model", ("download_model", "download_model"), "download the weights that a model's readme names", "brew download_model models/bvlc_reference_caffenet", folder="the model's folder, with its readme.md")
+    weights = tool("download_model", ("download_model", "download_model"),
+                   "download the weights that a model's readme names",
+                   "brew download_model models/bvlc_reference_caffenet", folder="the model's folder, with its readme.md")
+    flag(weights, "allow_http", action="store_true", help="allow http addresses, where others can change what arrives")
+    flag(weights, "max_size", type=int, default=2048, metavar="MIB",
+         help="refuse larger files (default 2048, the largest that a binary caffemodel can be)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import NetError
+from ..engine.files import check_writable, write_whole
 from ..engine.layer import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
@@ -44,16 +45,18 @@ class Node:
         return len(self.lines) * LINE + 2 * PAD if self.lines else 4.0
 
 
-def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", phase: int | None = None, rates: bool = False) -> bytes:
-    """The picture of a net, layers from top to bottom, or in the direction BT, LR or RL. phase: only its layers, else all; rates:
-    also lr_mult and decay_mult of the parameters. Raises NetError for a format that is not svg, png or pdf.
+def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", phase: int | None = None,
+         rates: bool = False, python: bool = False) -> bytes:
+    """The picture of a net, layers from top to bottom, or in the direction BT, LR or RL. phase: only its layers, else
+    all; rates: also lr_mult and decay_mult of the parameters; python: import the modules of Python layers, which runs
+    them, for their shapes. Raises NetError for a format that is not svg, png or pdf.
     """
     if format not in FORMATS:
         raise NetError(f'pictures of nets are {", ".join(FORMATS)}, found "{format}"')
     upgraded = pb.NetParameter()
     upgraded.CopyFrom(param)
     param = upgrade_net(upgraded)
-    ranks, sideways = _ranks(_nodes(param, phase, rates)), direction.upper() in ("LR", "RL")
+    ranks, sideways = _ranks(_nodes(param, phase, rates, python)), direction.upper() in ("LR", "RL")
     size = _place(ranks, sideways)
     for node in (n for nodes in ranks for n in nodes if direction.upper() in ("RL", "BT")):     # the mirror image
         x, y = node.at
@@ -64,15 +67,13 @@ def draw(param: pb.NetParameter, direction: str = "TB", format: str = "svg", pha
 def draw_net(args: argparse.Namespace) -> int:
     """Draw as `brew draw_net` was asked to."""
     phase = None if args.phase == "ALL" else pb.Phase.Value(args.phase)
-    picture = draw(read_net(args.net), args.rankdir, Path(args.picture).suffix[1:].lower() or "svg", phase, args.display_lrm)
-    try:
-        Path(args.picture).write_bytes(picture)
-    except OSError as e:
-        raise NetError(f"{args.picture}: {e.strerror}") from None
+    check_writable(args.picture)
+    format = Path(args.picture).suffix[1:].lower() or "svg"
+    write_whole(args.picture, draw(read_net(args.net), args.rankdir, format, phase, args.display_lrm, args.python))
     return 0
 
 
-def _nodes(param: pb.NetParameter, phase: int | None, rates: bool) -> list[Node]:
+def _nodes(param: pb.NetParameter, phase: int | None, rates: bool, python: bool) -> list[Node]:
     kept = pb.NetParameter()
     kept.CopyFrom(param)
     if phase is not None:
@@ -80,7 +81,7 @@ def _nodes(param: pb.NetParameter, phase: int | None, rates: bool) -> list[Node]
         kept = filter_layers(kept)
     facts: dict[str, list[str]] = {}
     for one in (pb.TEST, pb.TRAIN) if phase is None else (phase,):
-        facts.update(_facts(param, one))
+        facts.update(_facts(param, one, python))
     makers = {name: Node("Input", [name, "input"]) for name in param.input}
     nodes = list(makers.values())
     for layer in kept.layer:
@@ -103,14 +104,14 @@ def _nodes(param: pb.NetParameter, phase: int | None, rates: bool) -> list[Node]
     return nodes
 
 
-def _facts(param: pb.NetParameter, phase: int) -> dict[str, list[str]]:
-    """layer -> its shape, parameters and multiplications; nothing for nets that cannot be built here."""
-    found = {}
+def _facts(param: pb.NetParameter, phase: int, python: bool) -> dict[str, list[str]]:
+    """layer -> its shape, parameters and multiplications, or that they are unknown; {} if the net cannot be built."""
     try:
-        with dry_run():
+        with dry_run(python):
             net = Net(param, phase)
     except (BrewError, ImportError, OSError):
         return {}
+    found = {layer.name: ["shape unknown"] for layer in net.unknown if layer.top}
     for layer, bottom, top in zip(net.layers, net.bottoms, net.tops):
         shapes = " x ".join(map(str, top[0].shape)) if top else ""
         count, work = sum(prod(b.shape) for b in layer.blobs), layer.flops(bottom, top) // 2

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.errors import NetError, fail
-from ..engine.files import write_whole
+from ..engine.errors import NetError, fail, require
+from ..engine.files import check_writable, write_whole
+from ..engine.layer import layer_class
 from ..engine.net import Net
+from ..engine.passes import filter_layers
 from ..proto import brew_pb2 as pb
+from ..proto import read_net
 
 OPSET, IR = 17, 8                                            # ONNX 1.12 (2022), which ONNX Runtime 1.13 and OpenVINO 2022.3 run
 
@@ -83,13 +86,20 @@ class Graph:
         return f"{self.layer.name}:{self._count}"
 
 
+def _onnx() -> Any:
+    """The module. Raises NetError without it (extra [onnx])."""
+    try:
+        import onnx
+    except ImportError:
+        raise NetError("exporting needs onnx: pip install 'brew[onnx]'") from None
+    return onnx
+
+
 def build(net: Net, any_batch: bool = False) -> tuple[Any, list[str]]:
     """(The onnx.ModelProto of a TEST net, the layers left out: data layers, losses, scores). Inputs and outputs have the names and
     shapes of blobs. Raises NetError for a layer that has no form in ONNX."""
-    try:
-        from onnx import TensorProto, checker, helper, numpy_helper
-    except ImportError:
-        raise NetError("exporting needs onnx: pip install 'brew[onnx]'") from None
+    onnx = _onnx()
+    TensorProto, checker, helper, numpy_helper = onnx.TensorProto, onnx.checker, onnx.helper, onnx.numpy_helper
     from .onnx_layers import FORMS, LEFT_OUT
     graph = Graph(any_batch)
     at: dict[str, str] = {}                                  # blob -> the tensor that holds it by now
@@ -152,7 +162,13 @@ def _named(graph: Graph, at: dict[str, str], outputs: dict[str, str]) -> list[An
 
 def export(args: argparse.Namespace) -> int:
     """Write the model as `brew export` was asked to. Raises BrewError."""
-    net = Net(args.model, pb.TEST, weights=args.weights or None)
+    check_writable(args.output)
+    _onnx()
+    declared = read_net(args.model)
+    declared.state.MergeFrom(pb.NetState(phase=pb.TEST))
+    for layer in filter_layers(declared).layer:               # and not when it is built: that would import it
+        require(not layer_class(layer).user_code, layer, "has no form in ONNX", "type")
+    net = Net(declared, pb.TEST, weights=args.weights or None)
     model, left_out = build(net, args.any_batch)
     write_whole(args.output, model.SerializeToString())
     shapes = {v.name: " x ".join(str(d.dim_param or d.dim_value) for d in v.type.tensor_type.shape.dim) for v in (*model.graph.input, *model.graph.output)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..engine.errors import WeightsError, fail, require
 from ..proto import brew_pb2 as pb
-from .surgery import Model
+from .surgery import Model, require_known
 
 Channels = np.ndarray                                        # numbers of those that stay, ascending
 
@@ -81,6 +81,9 @@ def _follow(model: Model, phase: int, kept: Mapping[str, Channels], cuts: Cuts) 
             stays.pop(name, None)
             if left is not None:
                 stays[name] = left
+    for param in built.unknown:
+        if param.name in kept or any(name in stays for name in param.bottom):
+            require_known(built, param)
 
 
 def _keep_outputs(layer: Any, stay: Channels, cuts: Cuts) -> None:

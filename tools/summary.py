@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine.errors import NetError
-from ..engine.layer import dry_run
+from ..engine.layer import dry_run, layer_class
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from .cli import stages
@@ -17,7 +17,7 @@ def summary(args: argparse.Namespace) -> int:
     """Print the table for `brew summary`."""
     if not args.model:
         raise NetError("brew summary needs -model, the net's prototxt")
-    with dry_run():
+    with dry_run(args.python):
         net = Net(args.model, pb.Phase.Value(args.phase), level=args.level, stages=stages(args.stage))
     table = Table(box=box.SIMPLE, title=f"{net.name} ({args.phase})", title_justify="left")
     for name, justify in (("layer", "left"), ("type", "left"), ("top", "left"), ("shape", "left"), ("parameters", "right"), ("MACs", "right"), ("memory", "right")):
@@ -28,10 +28,18 @@ def summary(args: argparse.Namespace) -> int:
         own = sum(b.count for b in top if not any(b is x for x in bottom))
         table.add_row(layer.name, layer.type, "\n".join(net.top_names[layer.name]), shapes, f"{parameters:,}" if parameters else "",
                       short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
+    for layer in net.unknown:
+        if layer.type != "Split":
+            shapes = "\n".join("unknown" for _ in layer.top)
+            table.add_row(layer.name, layer.type, "\n".join(layer.top), shapes, "unknown", "unknown", "unknown")
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     owned = sum(p.blob.count for p in net.learnable)
     macs = sum(layer.flops(b, t) for layer, b, t in zip(net.layers, net.bottoms, net.tops)) // 2
+    if net.unknown:
+        imported = [layer.name for layer in net.unknown if layer_class(layer).user_code]
+        print(f"unknown     the layers listed last: they depend on the Python layer{'s' if len(imported) > 1 else ''} "
+              f"{', '.join(imported)}, not imported (-python imports)\n            the figures below leave them out")
     print(f"parameters  {owned:,} ({_bytes(4 * owned)})")
     items = _batch(net)
     print(f"MACs        {macs:,} for the batch of {items}" + (f", {short(macs // items)} for each item" if items > 1 else ""))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine import weights as files
 from ..engine.errors import NetError, Position, WeightsError, nearest, require
-from ..engine.files import write_whole
+from ..engine.files import check_writable, write_whole
 from ..engine.layer import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
@@ -39,7 +39,8 @@ class Model:
             self.weights = {name: list(arrays) for name, arrays in weights.items()}  # type: ignore[union-attr]
 
     def save(self, net: str | Path | None, weights: str | Path) -> None:
-        """Write a prototxt (None: do not) and a binary caffemodel."""
+        """Write a prototxt (None: do not) and a binary caffemodel: both, or neither if one cannot be written."""
+        check_writable(*(path for path in (net, weights) if path is not None))
         if net is not None:
             write_whole(net, to_text(self.whole_net()).encode())
         write_whole(weights, self.to_proto().SerializeToString())
@@ -61,7 +62,8 @@ class Model:
         return Net(param, phase)
 
     def shapes(self, phase: int = pb.TEST) -> Net:
-        """The net's layers with their shapes; it cannot run."""
+        """The net's layers with their shapes; it cannot run. Python layers are not imported: they, and the layers that
+        depend on them, are in its `unknown` instead."""
         with dry_run():
             return Net(self.whole_net(), phase)
 
@@ -127,6 +129,7 @@ def cast(model: Model, names: Mapping[str, str]) -> None:
         built, p = model.shapes(), layer.inner_product_param
         if layer.name not in built.layer_dict:
             built = model.shapes(pb.TRAIN)
+        require_known(built, layer)
         shape = built.bottoms[list(built.layer_dict).index(layer.name)][0].shape
         require(p.axis in (1, 1 - len(shape)), layer, "joins other axes than channels, height and width", "inner_product_param.axis")
         require(len(shape) == 4, layer, f"reads a blob of shape {shape}, which has no height and width"
@@ -147,6 +150,12 @@ def cast(model: Model, names: Mapping[str, str]) -> None:
         layer.type = "Convolution"
         layer.convolution_param.CopyFrom(c)
     rename(model, {old: new for old, new in names.items() if old != new})
+
+
+def require_known(built: Net, layer: pb.LayerParameter) -> None:
+    """Raise NetError for a layer whose shapes are unknown."""
+    require(all(layer.name != other.name for other in built.unknown), layer,
+            "depends on a Python layer, which is not imported here: its shapes are unknown", "bottom")
 
 
 def transplant(model: Model, donor: Model, names: Mapping[str, str] | None = None) -> list[str]:
@@ -189,7 +198,9 @@ def fold(model: Model) -> list[str]:
         while True:
             readers = [other for other in layers[i + 1:] if layer.top[0] in other.bottom and other.name not in gone]
             nearer = readers[0] if readers else None
-            if nearer is None or not built[nearer.name].per_channel or len(nearer.bottom) > 1:
+            if nearer is None or nearer.name not in built:
+                break
+            if not built[nearer.name].per_channel or len(nearer.bottom) > 1:
                 break
             if nearer.top[0] != layer.top[0] and len(readers) > 1:
                 break
@@ -245,6 +256,7 @@ def average(models: Sequence[Model], shares: Sequence[float] | None = None) -> M
 def surgery(args: argparse.Namespace) -> int:
     """Do what `brew surgery` was asked to; prints what it did. Raises BrewError."""
     operation, words = args.operation, args.words
+    check_writable(*(path for path in (args.out_model, args.out_weights) if path))
     if operation == "average":
         if words:
             raise NetError(f"brew surgery average takes its models from -weights, found {' '.join(words)}")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import DataError, Position, WeightsError, nearest, read_bytes, require
+from ..engine.files import check_writable
 from ..proto import brew_pb2 as pb
 from ..proto import read_net
-from .surgery import Model
+from .surgery import Model, require_known
 
 State = Mapping[str, np.ndarray]
 ZOO = Path(__file__).resolve().parents[1] / "models"
@@ -134,7 +135,10 @@ def import_state(net: pb.NetParameter, state: State, names: Mapping[str, str]) -
     for entries of the state dict that no layer takes.
     """
     model, used = Model(net, {}), set()
-    for layer in model.shapes().layers:
+    built = model.shapes()
+    for param in built.unknown:
+        require_known(built, param)
+    for layer in built.layers:
         if not layer.blobs:
             continue
         require(layer.name in names, layer.param, "has parameters; no module is named for it", error=WeightsError)
@@ -177,6 +181,7 @@ def read_state(path: str) -> dict[str, np.ndarray]:
 
 def import_weights(args: argparse.Namespace) -> int:
     """Write what `brew import` was asked for. Raises BrewError."""
+    check_writable(args.out_model, args.out_weights)
     state = read_state(args.state)
     if args.names:
         model = import_state(read_net(args.net), state, _names(args.names))
