@@ -2,12 +2,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import cv2
@@ -260,39 +256,3 @@ def test_device_query_takes_numbers_of_gpus(gpu: str, capsys: pytest.CaptureFixt
 def test_a_command_runs_on_one_gpu(gpu: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["time", f"-gpu={gpu}", "-model", "net.prototxt"]) == 1
     assert capsys.readouterr().err == f"brew: -gpu takes the number of one GPU, found {gpu!r}\n"
-
-
-@pytest.fixture
-def weights_url() -> Iterator[str]:
-    """A server on 127.0.0.1 that sends a file of 5,000 bytes, and parts of it."""
-    data = bytes(range(250)) * 20
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-            self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(data) - start))
-            self.end_headers()
-            self.wfile.write(data[start:])
-
-        def log_message(self, *args: object) -> None: ...
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/w.caffemodel"
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_model_checks_and_goes_on(tmp_path: Path, weights_url: str) -> None:
-    data = bytes(range(250)) * 20
-    readme = f"---\nname: Small net\ncaffemodel: w.caffemodel\ncaffemodel_url: {weights_url}\nsha1: {hashlib.sha1(data).hexdigest()}\n---\n\nText.\n"
-    (tmp_path / "readme.md").write_text(readme)
-    (tmp_path / "w.caffemodel.part").write_bytes(data[:1234])      # an earlier attempt broke off
-    result = run("download_model", tmp_path, cwd=tmp_path)
-    assert result.returncode == 0 and (tmp_path / "w.caffemodel").read_bytes() == data and "downloaded" in result.stdout, result.stderr
-    assert "was there already" in run("download_model", tmp_path, cwd=tmp_path).stdout
-    for text, message in ((readme.replace(hashlib.sha1(data).hexdigest(), 40 * "0"), "has the SHA-1"), ("no block\n", "does not begin with a block"),
-                          ("---\ncaffemodel: w.caffemodel\n---\n", "lacks caffemodel_url, sha1")):
-        (tmp_path / "readme.md").write_text(text)
-        result = run("download_model", tmp_path, cwd=tmp_path)
-        assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
