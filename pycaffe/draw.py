@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import NetError
+from ..engine.files import write_whole
 from ..engine.passes import filter_layers
 from ..proto import brew_pb2 as pb
 from ..tools.draw import COLOURS, draw
@@ -17,7 +18,7 @@ def draw_net(caffe_net: pb.NetParameter, rankdir: str, ext: str = "png", phase: 
 
 def draw_net_to_file(caffe_net: pb.NetParameter, filename: str | Path, rankdir: str = "LR", phase: int | None = None, display_lrm: bool = False) -> None:
     """Write the picture; the file's ending says which kind."""
-    Path(filename).write_bytes(draw_net(caffe_net, rankdir, Path(filename).suffix.lstrip(".") or "png", phase, display_lrm))
+    write_whole(filename, draw_net(caffe_net, rankdir, Path(filename).suffix.lstrip(".") or "png", phase, display_lrm))
 
 
 def get_pydot_graph(caffe_net: pb.NetParameter, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False) -> Any:

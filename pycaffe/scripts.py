@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io as streams
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ..engine.errors import DataError, NetError, Position, nearest, read_bytes
+from ..engine.errors import DataError, NetError, Position, check_readable, nearest, read_bytes
+from ..engine.files import check_writable, write_whole
 from ..proto import BrewError, read_binary, shape_of, to_array
 from ..proto import brew_pb2 as pb
 from ..tools.cli import choose_device
@@ -27,9 +29,9 @@ CHUNK = 16                                                # pictures held at a t
 
 def classify(args: argparse.Namespace) -> int:
     """Write the probabilities (pictures, classes) as .npy, as `brew classify` was asked to; with labels, say the best five."""
-    choose_device(args.gpu)
-    classifier = Classifier(args.model_def, args.pretrained_model, image_dims=_numbers(args.images_dim, int, "images_dim", 2), **_preprocessing(args))
-    classifier.keep_values = False                               # only the outputs are looked at
+    output = args.output if args.output.endswith(".npy") else f"{args.output}.npy"
+    check_writable(output)
+    settings = {"image_dims": _numbers(args.images_dim, int, "images_dim", 2), **_preprocessing(args)}
     source = Path(args.input)
     files: list[Any]
     if source.suffix == ".npy":
@@ -39,8 +41,14 @@ def classify(args: argparse.Namespace) -> int:
         if not files:
             raise DataError(f"there are no files *.{args.ext} in this folder: --ext says which", Position(args.input))
     else:
+        check_readable(source, "this picture", DataError)
         files = [source]
+    if not files:
+        raise DataError("this array holds no pictures", Position(args.input))
     labels = [line.strip() for line in read_bytes(args.labels, "this list of labels", DataError).decode().splitlines()] if args.labels else []
+    choose_device(args.gpu)
+    classifier = Classifier(args.model_def, args.pretrained_model, **settings)
+    classifier.keep_values = False                               # only the outputs are looked at
     found = []
     for start in track(range(0, len(files), CHUNK), "classifying", console=Console(stderr=True), transient=True):
         images = [file if isinstance(file, np.ndarray) else io.load_image(file) for file in files[start:start + CHUNK]]
@@ -50,33 +58,39 @@ def classify(args: argparse.Namespace) -> int:
         print(f"---------- {file if not isinstance(file, np.ndarray) else 'array'} ----------")
         for k in np.argsort(-row)[:5]:
             print(f'{row[k]:.4f} - "{labels[k] if k < len(labels) else k}"')
-    _save(args.output, lambda path: np.save(path, predictions))
-    print(f"{args.output}: {' x '.join(map(str, predictions.shape))}")
+    data = streams.BytesIO()
+    np.save(data, predictions)
+    write_whole(output, data.getvalue())
+    print(f"{output}: {' x '.join(map(str, predictions.shape))}")
     return 0
 
 
 def detect(args: argparse.Namespace) -> int:
     """Write the predictions of windows as .h5 or .csv, as `brew detect` was asked to. Raises BrewError."""
-    choose_device(args.gpu)
     if Path(args.output).suffix not in (".h5", ".csv"):
         raise DataError("the output is a .h5 or a .csv file", Position(args.output))
-    detector = Detector(args.model_def, args.pretrained_model, context_pad=args.context_pad, **_preprocessing(args))
+    check_writable(args.output)
+    settings = _preprocessing(args)
+    searches = args.crop_mode == "selective_search"
+    pictures: Any = _lines(args.input) if searches else _windows(args.input)
+    choose_device(args.gpu)
+    detector = Detector(args.model_def, args.pretrained_model, context_pad=args.context_pad, **settings)
     detector.keep_values = False
-    if args.crop_mode == "selective_search":
-        names = [line.strip() for line in read_bytes(args.input, "this list of pictures", DataError).decode().splitlines() if line.strip()]
-        found = detector.detect_selective_search(names)
-    else:
-        found = detector.detect_windows(_windows(args.input))
+    found = detector.detect_selective_search(pictures) if searches else detector.detect_windows(pictures)
     windows = np.array([f["window"] for f in found], float).reshape(-1, 4)
     predictions = np.array([f["prediction"] for f in found])
     names = [f["filename"] for f in found]
-    _save(args.output, lambda path: (_save_csv if args.output.endswith("csv") else _save_h5)(path, names, windows, predictions))
+    save = _save_csv if args.output.endswith("csv") else _save_h5
+    write_whole(args.output, lambda path: save(path, names, windows, predictions))
     print(f"{args.output}: {len(found)} windows")
     return 0
 
 
 def activations(args: argparse.Namespace) -> int:
     """Draw what a blob holds for an image, as `brew activations` was asked to: a tile for each channel, or a bar for each value."""
+    check_writable(args.picture)
+    check_readable(args.image, "this image", DataError)
+    settings = _preprocessing(args)
     choose_device(args.gpu)
     net = Net(args.model_def, TEST, weights=args.pretrained_model)
     net.keep_values = True
@@ -84,7 +98,7 @@ def activations(args: argparse.Namespace) -> int:
     if args.blob not in net.blobs:
         raise NetError(f'the net has no blob "{args.blob}"{nearest(args.blob, net.blobs)}\n  blobs: {", ".join(b for b in net.blobs if "_split_" not in b)}')
     net.blobs[name].reshape(1, *net.blobs[name].shape[1:])
-    transformer, size = preprocessing(net, **_preprocessing(args))
+    transformer, size = preprocessing(net, **settings)
     image = io.load_image(args.image, color=net.blobs[name].shape[1] == 3)
     net.blobs[name].data[...] = transformer.preprocess(name, io.resize_image(image, size))
     net.forward()
@@ -119,23 +133,21 @@ def _windows(path: str) -> list[tuple[str, np.ndarray]]:
     return [(name, np.array(windows)) for name, windows in found.items()]
 
 
-def _save_csv(path: str, names: list[str], windows: np.ndarray, predictions: np.ndarray) -> None:
+def _save_csv(path: Path, names: list[str], windows: np.ndarray, predictions: np.ndarray) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["filename", *(f"class{k}" for k in range(predictions.shape[-1] if predictions.size else 0)), "ymin", "xmin", "ymax", "xmax"])
         writer.writerows([name, *prediction, *window] for name, prediction, window in zip(names, predictions, windows))
 
 
-def _save_h5(path: str, names: list[str], windows: np.ndarray, predictions: np.ndarray) -> None:
+def _save_h5(path: Path, names: list[str], windows: np.ndarray, predictions: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         file["filename"], file["window"], file["prediction"] = np.array(names, dtype=h5py.string_dtype()), windows, predictions
 
 
-def _save(path: str, write: Any) -> None:
-    try:
-        write(path)
-    except OSError as e:
-        raise DataError(f"cannot be written: {e.strerror or e}", Position(path)) from None
+def _lines(path: str) -> list[str]:
+    lines = read_bytes(path, "this list of pictures", DataError).decode(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _array(path: str) -> np.ndarray:

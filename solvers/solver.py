@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from ..engine.arena import Span
-from ..engine.errors import Position, SolverError, nearest
+from ..engine.errors import Position, SolverError, WeightsError, check_readable, nearest
 from ..engine.net import Net
 from ..engine.passes import merged_state
 from ..engine.random import new_seed
@@ -22,6 +22,7 @@ from .lr_policy import Plateau, advance, rate
 log = logging.getLogger("brew")
 SOLVERS: dict[str, type[Solver]] = {}
 S = TypeVar("S", bound="type[Solver]")
+T = TypeVar("T", bound="Solver")
 
 
 def register(name: str) -> Callable[[S], S]:
@@ -37,10 +38,15 @@ def register(name: str) -> Callable[[S], S]:
 def get_solver(source: str | Path | pb.SolverParameter, file: str = "") -> Solver:
     """The solver that a prototxt asks for by its `type`; of a message, `file` says where it was read. Raises SolverError."""
     param = source if isinstance(source, pb.SolverParameter) else read_solver(source)
+    return solver_class(param, file or ("" if param is source else str(source)))(source, file)
+
+
+def solver_class(param: pb.SolverParameter, file: str) -> type[Solver]:
+    """The class for a solver's `type`. Raises SolverError with the nearest known type."""
     if param.type not in SOLVERS:
-        raise SolverError(f'no solver is called "{param.type}"{nearest(param.type, SOLVERS)}\n  there are {", ".join(sorted(SOLVERS))}',
-                          Position(file or str(source)) if file or param is not source else None)
-    return SOLVERS[param.type](source, file)
+        raise SolverError(f'no solver is called "{param.type}"{nearest(param.type, SOLVERS)}'
+                          f'\n  there are {", ".join(sorted(SOLVERS))}', Position(file) if file else None)
+    return SOLVERS[param.type]
 
 
 def loss_part(weight: float, value: float) -> str:
@@ -61,11 +67,8 @@ class Solver:
     net_class = Net
 
     def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
-        self.file = file if isinstance(source, pb.SolverParameter) else str(source)
-        self.param = pb.SolverParameter()
-        self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
+        self._declare(source, file)
         p = self.param
-        self._check()
         self.seed = p.random_seed if p.random_seed >= 0 else new_seed()
         log.info("Initializing solver from parameters: \n%s", to_text(p, weights=False))
         if p.random_seed < 0:
@@ -73,8 +76,7 @@ class Solver:
         self.iter = self.current_step = 0
         self.losses: list[float] = []                     # the last average_loss losses
         self.l1 = p.regularization_type == "L1"
-        self.net = self._make_net(self._train_net(), p.train_state, pb.TRAIN, "training")
-        self.test_nets = [self._make_net(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
+        self.net, *self.test_nets = [self.make_net(*declared) for declared in self.declared_nets]
         self.net.keep_blobs = False
         for net in self.test_nets:
             net.share_with(self.net)
@@ -82,9 +84,8 @@ class Solver:
         self.history = [self.arena.zeros() for _ in range(self.histories)]
         self.plateau = Plateau()
         self.average: Any = None                          # of the weights, an array like the arena's, from the first update on
-        for names in p.weights:
-            for name in names.split(","):
-                self.load_weights(find_file(name.strip(), self.file))
+        for path in self.declared_weights:
+            self.load_weights(path)
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
         self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
@@ -92,6 +93,26 @@ class Solver:
         log.info("Solver scaffolding done.")
 
     # ----------------------------------------------------------------------------------------------------- building
+
+    @classmethod
+    def declared(cls: type[T], source: str | Path | pb.SolverParameter, file: str = "") -> T:
+        """A solver that has read and checked its prototxt and the files that it names, and has built nothing."""
+        solver = cls.__new__(cls)
+        solver._declare(source, file)
+        solver.seed = 0
+        return solver
+
+    def _declare(self, source: str | Path | pb.SolverParameter, file: str) -> None:
+        self.file = file if isinstance(source, pb.SolverParameter) else str(source)
+        self.param = pb.SolverParameter()
+        self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
+        self._check()
+        tests = [(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
+        self.declared_nets = [(self._train_net(), self.param.train_state, pb.TRAIN, "training"), *tests]
+        names = [name.strip() for text in self.param.weights for name in text.split(",")]
+        self.declared_weights = [find_file(name, self.file) for name in names]
+        for path in self.declared_weights:
+            check_readable(path, "this caffemodel", WeightsError)
 
     def _fail(self, message: str) -> None:
         raise SolverError(message, Position(self.file) if self.file else None)
@@ -139,7 +160,8 @@ class Solver:
             self._fail("test_interval must be more than 0 where there is a test net")
         return [(self._read(net), p.test_state[i] if p.test_state else pb.NetState()) for i, net in enumerate(nets)]
 
-    def _make_net(self, param: pb.NetParameter, state: pb.NetState, phase: int, what: str) -> Net:
+    def make_net(self, param: pb.NetParameter, state: pb.NetState, phase: int, what: str) -> Net:
+        """Build one of `declared_nets`."""
         log.info("Creating %s net", what)
         merged = merged_state(param.state, state)
         net = pb.NetParameter()

@@ -46,15 +46,19 @@ def make_datum(file: str, label: int, size: tuple[int, int] | None, gray: bool, 
     if size is not None:
         image = cv2.resize(image, size)
     if encode is not None:
-        try:
-            done, packed = cv2.imencode("." + encode, image)
-        except cv2.error:
-            done = False
-        if not done:
-            raise DataError(f'there is no way to encode "{encode}": give --encode_type jpg or png', Position(file))
-        return pb.Datum(data=packed.tobytes(), label=label, encoded=True)
+        return pb.Datum(data=_encoded(image, encode, file), label=label, encoded=True)
     planes = b"".join(plane.tobytes() for plane in cv2.split(image))
     return pb.Datum(channels=1 if gray else 3, height=image.shape[0], width=image.shape[1], data=planes, label=label, encoded=False)
+
+
+def _encoded(image: np.ndarray, kind: str, file: str) -> bytes:
+    try:
+        done, packed = cv2.imencode("." + kind, image)
+    except cv2.error:
+        done = False
+    if not done:
+        raise DataError(f'there is no way to encode "{kind}": give --encode_type jpg or png', Position(file))
+    return packed.tobytes()
 
 
 def _whole(data: bytes) -> bool:
@@ -68,6 +72,9 @@ def convert_imageset(args: argparse.Namespace) -> int:
         raise DataError("resize_width and resize_height are given together or not at all")
     size = (args.resize_width, args.resize_height) if args.resize_width > 0 else None
     encode = args.encode_type.lower().lstrip(".") or ("" if args.encoded else None)
+    if encode:
+        _encoded(np.zeros((1, 1, 3), np.uint8), encode, args.list)
+    DatabaseWriter.check([args.database], args.backend)
     lines = [(path, label) for path, label, _ in read_list(args.list)]
     if args.shuffle:
         seed = new_seed() if args.seed < 0 else args.seed

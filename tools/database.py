@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,8 @@ import cv2
 import lmdb
 import numpy as np
 
-from ..engine.errors import DataError, Position
+from ..engine.errors import DataError, Position, SnapshotError
+from ..engine.files import check_folder
 from ..proto import brew_pb2 as pb
 
 COMMIT = 1000                                             # records to a transaction at most, as Caffe's tools
@@ -31,16 +33,31 @@ class DatabaseWriter:
         self.count = 0
         self.pending: list[tuple[bytes, bytes]] = []
         self.bytes = 0
-        if backend not in ("lmdb", "leveldb"):
-            raise DataError(f'a backend is lmdb or leveldb, found "{backend}"')
-        if self.folder.exists():
-            raise DataError("there is something here already; remove it, or write elsewhere", Position(str(folder)))
+        self.check([folder], backend)
         shutil.rmtree(self.aside, ignore_errors=True)
+        self.made = [parent for parent in self.folder.parents if not parent.exists()]      # from the inside out
         try:
             self.aside.parent.mkdir(parents=True, exist_ok=True)
             self.store: Any = _Lmdb(self.aside) if backend == "lmdb" else _LevelDb(self.aside)
         except (OSError, lmdb.Error) as e:
             self._fail(e)
+
+    @staticmethod
+    def check(folders: Sequence[str | Path], backend: str = "lmdb") -> None:
+        """Raise DataError if databases cannot be made at these folders. Commands call it before anything else."""
+        if backend not in ("lmdb", "leveldb"):
+            raise DataError(f'a backend is lmdb or leveldb, found "{backend}"')
+        if backend == "leveldb":
+            _plyvel(folders[0])
+        for folder in folders:
+            if [Path(other).absolute() for other in folders].count(Path(folder).absolute()) > 1:
+                raise DataError("two databases would be written here", Position(str(folder)))
+            if Path(folder).exists():
+                raise DataError("there is something here already; remove it, or write elsewhere", Position(str(folder)))
+            try:
+                check_folder(Path(folder).parent)
+            except SnapshotError as e:
+                raise DataError(f"the database cannot be written: {e}", Position(str(folder))) from None
 
     def put(self, key: bytes, value: bytes) -> None:
         """One more record. Keys must come in their order."""
@@ -61,7 +78,7 @@ class DatabaseWriter:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
         if "Input/output" in str(error):                     # LMDB's word for what the disk took only a part of
             full = shutil.disk_usage(self.aside.parent).free < 2 * max(self.bytes, BUFFER)
-        shutil.rmtree(self.aside, ignore_errors=True)
+        self._clear()
         raise DataError(f"the database cannot be written after {self.count} records: {'the disk is full' if full else getattr(error, 'strerror', None) or error}", Position(str(self.folder))) from None
 
     def __enter__(self) -> DatabaseWriter:
@@ -77,7 +94,14 @@ class DatabaseWriter:
         except OSError as e:
             self._fail(e)
         finally:
-            shutil.rmtree(self.aside, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove what is not a whole database, and the folders that were made for it."""
+        shutil.rmtree(self.aside, ignore_errors=True)
+        for parent in self.made if not self.folder.exists() else ():
+            with suppress(OSError):                          # others may have written there
+                parent.rmdir()
 
 
 class _Lmdb:
@@ -104,13 +128,17 @@ class _Lmdb:
         (self.folder / "lock.mdb").unlink(missing_ok=True)
 
 
+def _plyvel(folder: str | Path) -> Any:
+    try:
+        import plyvel
+    except ImportError:
+        raise DataError("a LevelDB is written by plyvel: pip install 'brew[leveldb]'", Position(str(folder))) from None
+    return plyvel
+
+
 class _LevelDb:
     def __init__(self, folder: Path):
-        try:
-            import plyvel
-        except ImportError:
-            raise DataError("a LevelDB is written by plyvel: pip install 'brew[leveldb]'", Position(str(folder))) from None
-        self.db: Any = plyvel.DB(str(folder), create_if_missing=True, error_if_exists=True)
+        self.db: Any = _plyvel(folder).DB(str(folder), create_if_missing=True, error_if_exists=True)
 
     def write(self, records: list[tuple[bytes, bytes]]) -> None:
         with self.db.write_batch() as batch:

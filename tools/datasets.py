@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.errors import DataError, Position
+from ..engine.errors import DataError, Position, read_bytes
+from ..engine.files import check_folder
 from ..engine.random import permutation
 from ..proto import brew_pb2 as pb
 from .database import write_database
@@ -179,10 +180,16 @@ def build(name: str, folder: str = "", source: str = "", url: str = "", spec: Da
     target = Path(folder or f"data/{name}")
     stem = name.replace("-", "_")
     fetch = _reader(spec, target, source, url)
-    for part in ("train", "test"):
-        database = target / f"{stem}_{part}_lmdb"
-        mean = target / "mean.binaryproto"
-        if database.exists() and (part == "test" or mean.exists()):
+    mean = target / "mean.binaryproto"
+    databases = {part: target / f"{stem}_{part}_lmdb" for part in ("train", "test")}
+    missing = [part for part in databases if not databases[part].exists() or part == "train" and not mean.exists()]
+    if missing:
+        check_folder(target)
+    if source and len(missing) == len(databases):
+        for file in spec.files:                           # all of them, before a database is made of the first
+            _in_folder(Path(source), file)
+    for part, database in databases.items():
+        if part not in missing:
             print(f"{database} is there already")
             continue
         images, labels = spec.read(spec, fetch, part == "train")
@@ -218,12 +225,17 @@ def _reader(spec: DataSet, target: Path, source: str, url: str) -> Callable[[str
 
 
 def _from_folder(folder: Path, name: str) -> bytes:
+    """The bytes of a standard file, packed again if it was unpacked."""
+    path = _in_folder(folder, name)
+    data = read_bytes(path, "this file", DataError)
+    return gzip.compress(data, 0) if path.name == name.removesuffix(".gz") != name else data
+
+
+def _in_folder(folder: Path, name: str) -> Path:
     """A standard file, perhaps unpacked (no .gz) or, for CIFAR-10, a pack of JPEGs instead of a .bin batch."""
-    plain = name.removesuffix(".gz")
-    for path in (folder / name, folder / plain, folder / name.replace(".bin", ".jpegs.gz"), folder / "cifar-10-batches-bin" / name):
-        if path.is_file():
-            data = path.read_bytes()
-            return gzip.compress(data, 0) if path.name == plain != name else data
+    for place in (name, name.removesuffix(".gz"), name.replace(".bin", ".jpegs.gz"), f"cifar-10-batches-bin/{name}"):
+        if (folder / place).is_file():
+            return folder / place
     raise DataError(f"there is no {name} in this folder", Position(str(folder)))
 
 

@@ -26,6 +26,7 @@ def extract_features(args: argparse.Namespace) -> int:
         raise NetError(f"num_mini_batches must be at least 1, found {args.batches}")
     if args.device not in ("CPU", "GPU"):
         raise NetError(f'the device is CPU or GPU, found "{args.device}"')
+    DatabaseWriter.check(folders, args.db_type)
     choose_device(args.device_id.removeprefix("DEVICE_ID=") if args.device == "GPU" else args.gpu)
     net = Net(args.net, pb.TEST, weights=args.weights)
     for name in names:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ..engine.errors import DataError, Position
-from ..engine.files import write_whole
+from ..engine.files import check_writable, write_whole
 from ..layers.database import open_database
 from ..proto import brew_pb2 as pb
 from .database import datum_to_array
@@ -22,6 +22,8 @@ BATCH = 64
 
 def compute_image_mean(args: argparse.Namespace) -> int:
     """Compute as `brew compute_image_mean` was asked to. All records must have one size. Raises DataError."""
+    if args.output:
+        check_writable(args.output)
     log_to_stderr()
     database = open_database(args.database)
     total: np.ndarray | None = None

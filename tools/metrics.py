@@ -16,13 +16,11 @@ class Metrics:
 
     def __init__(self, path: str, from_iteration: int):
         self.path, self.start = path, perf_counter()
-        kept, self.before = [], 0.0
+        kept, self.before = 0, 0.0
         if from_iteration and Path(path).exists():
-            kept = [r for r in read_metrics(path) if r["iteration"] < from_iteration]
-            self.before = max((r.get("seconds", 0.0) for r in kept), default=0.0)
-        self.file = open(path, "w", encoding="utf-8")
-        for record in kept:
-            self._write(record)
+            kept, self.before = _before(path, from_iteration)
+        self.file = open(path, "a", encoding="utf-8")
+        self.file.truncate(kept)                             # in place: no crash can lose the records that are kept
 
     def _write(self, record: dict[str, Any]) -> None:
         self.file.write(json.dumps(record) + "\n")
@@ -34,6 +32,21 @@ class Metrics:
 
     def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
         self._write({"iteration": solver.iter, "test": number, **{k: v[0] if len(v) == 1 else v for k, v in means.items()}})
+
+
+def _before(path: str, iteration: int) -> tuple[int, float]:
+    """(bytes, seconds) of the records of earlier iterations: records come in the order of their iterations."""
+    size, seconds = 0, 0.0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break
+            if record["iteration"] >= iteration or not line.endswith(b"\n"):
+                break
+            size, seconds = size + len(line), max(seconds, record.get("seconds", 0.0))
+    return size, seconds
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

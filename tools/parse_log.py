@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import re
 from datetime import datetime, timedelta
 from math import isnan, nan
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataError, Position, read_bytes
+from ..engine.files import check_writable, write_whole
 
 STAMP = re.compile(r"^[IWEF](?P<date>\d{4}) (?P<time>\d\d:\d\d:\d\d\.\d+)")
 ITERATION = re.compile(r"Iteration (\d+)")
@@ -66,22 +68,23 @@ def parse(path: str) -> tuple[list[Row], list[Row]]:
     return list(rows["Train"].values()), list(rows["Test"].values())
 
 
-def write_table(path: Path, rows: list[Row], delimiter: str) -> None:
+def table(rows: list[Row], delimiter: str) -> bytes:
     """Rows as a table with a head."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["NumIters", "Seconds", "LearningRate"]
-    try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names, delimiter=delimiter, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as e:
-        raise DataError(e.strerror or str(e), Position(str(path))) from None
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, delimiter=delimiter, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def parse_log(args: argparse.Namespace) -> int:
     """Write OUTPUT_DIR/LOG.train and LOG.test as `brew parse_log` was asked to."""
-    for rows, ending in zip(parse(args.logfile), (".train", ".test")):
-        path = Path(args.output_dir) / (Path(args.logfile).name + ending)
-        write_table(path, rows, args.delimiter)
+    if len(args.delimiter) != 1 or args.delimiter in '\r\n"':
+        raise DataError(f"--delimiter is one character, found {args.delimiter!r}")
+    paths = [Path(args.output_dir) / (Path(args.logfile).name + ending) for ending in (".train", ".test")]
+    check_writable(*paths)
+    for rows, path in zip(parse(args.logfile), paths):
+        write_whole(path, table(rows, args.delimiter))
         print(f"wrote {path}: {len(rows)} rows")
     return 0

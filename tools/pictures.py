@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ..engine.errors import DataError, Position, WeightsError, nearest
-from ..engine.files import write_whole
+from ..engine.files import check_writable, write_whole
 from ..engine.weights import read
 from .plot import new_figure, save_figure
 
@@ -33,15 +33,25 @@ def tiles(images: np.ndarray, columns: int, each: bool = False) -> np.ndarray:
     return page
 
 
+def check_picture(path: str) -> None:
+    """Raise DataError, SnapshotError unless save_picture() can write this. Changes nothing."""
+    _encoded(path, np.zeros((1, 1), np.uint8))
+    check_writable(path)
+
+
 def save_picture(path: str, page: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3), BGR, as the kind of picture that the name ends with."""
+    write_whole(path, _encoded(path, page))
+
+
+def _encoded(path: str, page: np.ndarray) -> bytes:
     try:
         done, data = cv2.imencode(Path(path).suffix, page)
     except cv2.error:
         done = False
     if not done:
         raise DataError(f'no picture can be written as "{Path(path).suffix}"; png and jpg can', Position(path))
-    write_whole(path, data.tobytes())
+    return data.tobytes()
 
 
 def save_bars(path: str, values: np.ndarray, name: str) -> None:
@@ -70,6 +80,7 @@ def filter_tiles(weights: np.ndarray, limit: int, each: bool = False) -> np.ndar
 
 def filters(args: argparse.Namespace) -> int:
     """Draw as `brew filters` was asked to. Raises BrewError."""
+    check_picture(args.picture)
     stored = {name: blobs for name, blobs in read(args.weights).items() if blobs}
     if args.layer not in stored:
         raise WeightsError(f'this file has no weights of a layer "{args.layer}"{nearest(args.layer, stored)}\n  layers: {", ".join(stored)}', Position(args.weights))

@@ -6,17 +6,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..engine.errors import DataError, Position, SolverError
+from ..engine.errors import DataError, Position
 from ..engine.files import write_whole
 from .metrics import read_metrics
 
 
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches. Raises DataError without matplotlib (extra [plot])."""
+def new_figure(width: float, height: float, what: str = "drawing") -> Any:
+    """An empty figure, in inches. Raises DataError, which says `what` needs it, without matplotlib (extra [plot])."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise DataError("drawing needs matplotlib: pip install 'brew[plot]'") from None
+        raise DataError(f"{what} needs matplotlib: pip install 'brew[plot]'") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -74,8 +74,7 @@ class LivePlot:
 
     def _draw(self) -> None:
         start = perf_counter()
-        if not plot_curve(self.metrics, self.picture):
-            raise SolverError("-plot needs matplotlib: pip install 'brew[plot]'")
+        plot_curve(self.metrics, self.picture)
         self.drawn = perf_counter()
         self.took = self.drawn - start
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.errors import DataError, Position
-from ..engine.files import write_whole
+from ..engine.files import check_writable, write_whole
 from .metrics import read_metrics
 from .parse_log import Row, parse
 from .plot import new_figure, save_figure
@@ -41,6 +41,11 @@ def plot_training_log(args: argparse.Namespace) -> int:
         raise DataError(f'a picture is {", ".join(FORMATS)}, found "{kind}"', Position(args.picture))
     if args.type not in CHARTS:
         raise DataError("a chart is " + ", ".join(f"{n} ({which} {AXES[what]} over {AXES[over]})" for n, (which, what, over) in CHARTS.items()))
+    check_writable(args.picture)
+    if kind == "html":
+        _plotly()
+    else:
+        new_figure(1, 1)
     which, what, over = CHARTS[args.type]
     curves: list[Curve] = []
     for path in args.logs:
@@ -71,13 +76,19 @@ def _figure(curves: list[Curve], x_name: str, y_name: str) -> Any:
     return figure
 
 
-def _page(curves: list[Curve], x_name: str, y_name: str) -> bytes:
-    """A page that needs nothing else: values under the pointer, parts enlarged, curves shown and hidden, a linear or logarithmic axis."""
+def _plotly() -> Any:
     try:
-        from plotly.graph_objects import Figure, Scatter
+        import plotly.graph_objects
     except ImportError:
         raise DataError("an interactive page needs plotly: pip install 'brew[plot]'") from None
-    figure = Figure([Scatter(x=x, y=y, name=name, mode="lines+markers" if len(x) < 60 else "lines") for name, x, y in curves])
+    return plotly.graph_objects
+
+
+def _page(curves: list[Curve], x_name: str, y_name: str) -> bytes:
+    """A page that needs nothing else: values under the pointer, parts enlarged, curves shown and hidden, a linear or logarithmic axis."""
+    plotly = _plotly()
+    figure = plotly.Figure([plotly.Scatter(x=x, y=y, name=name, mode="lines+markers" if len(x) < 60 else "lines")
+                            for name, x, y in curves])
     scales = [{"label": label, "method": "relayout", "args": [{"yaxis.type": label}]} for label in ("linear", "log")]
     figure.update_layout(xaxis_title=x_name, yaxis_title=y_name, hovermode="x unified", template="plotly_white", showlegend=True,
                          updatemenus=[{"buttons": scales, "type": "buttons", "direction": "right", "x": 0, "y": 1.12, "xanchor": "left"}])

@@ -19,6 +19,8 @@ def score(args: argparse.Namespace) -> int:
     """Run `iterations` batches in phase TEST, log each output and the means, as `caffe test` does."""
     if not args.model:
         raise NetError("brew test needs -model, the net's prototxt")
+    if args.iterations < 1:
+        raise NetError("-iterations must be at least 1")
     log_to_stderr()
     choose_device(args.gpu)
     net = Net(args.model, pb.TEST, level=args.level, stages=stages(args.stage), weights=args.weights or None)

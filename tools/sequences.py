@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.errors import DataError, Position
-from ..engine.files import write_whole
+from ..engine.files import check_folder, write_whole
 from .download import download
 
 Arrays = dict[str, np.ndarray]
@@ -22,9 +22,13 @@ def text_streams(text: bytes) -> tuple[Arrays, Arrays, str]:
     Each part is cut into STREAMS pieces side by side: row t holds character t of every piece in `chars`, the one after it
     in `next`, and in `cont` whether it follows on the row before. Rows are a multiple of STEPS.
     """
-    characters = sorted(set(text.decode()))
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as e:
+        raise DataError(f"the text is not UTF-8: {e}") from None
+    characters = sorted(set(decoded))
     number = {c: i for i, c in enumerate(characters)}
-    codes = np.array([number[c] for c in text.decode()], np.float32)
+    codes = np.array([number[c] for c in decoded], np.float32)
     parts = []
     for codes_of in (codes[:len(codes) * 9 // 10], codes[len(codes) * 9 // 10:]):
         rows = (len(codes_of) - 1) // STREAMS // STEPS * STEPS
@@ -44,8 +48,8 @@ def traffic_windows(csv: bytes) -> tuple[Arrays, Arrays]:
     `past` (n, PAST, sensors) and `future` (n, AHEAD, sensors), in units of the largest speed of the training part, and
     `cont` (n, PAST). Missing readings (0) are taken from the interval before.
     """
-    lines = csv.decode().split()
     try:
+        lines = csv.decode().split()
         speeds = np.array([[float(v) for v in line.split(",")] for line in lines[1:]], np.float32)
     except ValueError as e:
         raise DataError(f"the table of speeds cannot be read: {e}") from None
@@ -77,6 +81,7 @@ def build_sequences(name: str, folder: str = "", source: str = "", url: str = ""
     """Make FOLDER/train.h5, test.h5 and the lists train.txt and test.txt; returns the exit code 0. Arguments as datasets.build."""
     target = Path(folder or f"data/{name}")
     names, usual = SEQUENCES[name]
+    check_folder(target)
     data = _fetch(names, target, source, url or usual)
     if name == "tinyshakespeare":
         train, test, characters = text_streams(data)

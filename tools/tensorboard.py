@@ -4,9 +4,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.errors import Position, SolverError
+from ..engine.files import check_folder
 from ..engine.layout import PLAIN
 
 BINS = 64
+
+
+def check_tensorboard(folder: str) -> Any:
+    """The class that writes event files. Raises SolverError if it is not installed, SnapshotError if the folder cannot
+    be written. Changes nothing."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise SolverError("-tensorboard needs tensorboardX: pip install 'brew[tensorboard]'") from None
+    check_folder(folder)
+    return SummaryWriter
 
 
 class TensorBoard:
@@ -18,11 +30,8 @@ class TensorBoard:
 
     def __init__(self, folder: str, solver: Any):
         try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise SolverError("-tensorboard needs tensorboardX: pip install 'brew[tensorboard]'") from None
-        try:
-            self.writer: Any = SummaryWriter(folder, purge_step=solver.iter or None, filename_suffix=f".{solver.iter}")
+            writer = check_tensorboard(folder)
+            self.writer: Any = writer(folder, purge_step=solver.iter or None, filename_suffix=f".{solver.iter}")
         except OSError as e:
             raise SolverError(f"cannot be written: {e.strerror or e}", Position(folder)) from None
         self.solver = solver

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine.errors import NetError
+from ..engine.files import check_writable, write_whole
 from ..engine.layout import PLAIN
 from ..engine.net import Net
 from ..engine.pool import POOL
@@ -30,6 +31,8 @@ def timing(args: argparse.Namespace) -> int:
         raise NetError("brew time needs -model, the net's prototxt")
     if args.iterations < 1:
         raise NetError("-iterations must be at least 1")
+    if args.json:
+        check_writable(args.json)
     choose_device(args.gpu)
     net = Net(args.model, pb.Phase.Value(args.phase), level=args.level, stages=stages(args.stage))
     figures = measure(net, args.iterations)
@@ -37,8 +40,7 @@ def timing(args: argparse.Namespace) -> int:
     _log(figures, args.iterations)
     _show(figures, net)
     if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
+        write_whole(args.json, json.dumps(figures, indent=1).encode())
     return 0
 
 

@@ -20,6 +20,7 @@ from .log import log_to_file, log_to_stderr
 from .metrics import Metrics
 from .plot import LivePlot, plot_curve
 from .progress import ProgressDisplay
+from .rehearsal import rehearse
 from .tensorboard import TensorBoard
 
 log = logging.getLogger("brew")
@@ -39,10 +40,10 @@ def train(args: argparse.Namespace) -> int:
     elif state:
         param.ClearField("weights")
     _choose_device(param, args)
+    rehearse(args, param, prefix, state)
     console = Console(stderr=True)
     display = ProgressDisplay(console) if console.is_terminal else None
     if display:
-        snapshot.check_writable(prefix)
         log_to_file(f"{prefix}.log", display)
     else:
         log_to_stderr()
@@ -50,10 +51,10 @@ def train(args: argparse.Namespace) -> int:
     if state:
         log.info("Resuming from %s", state)
         solver.restore(state)
-    metrics = Metrics(f"{prefix}_metrics.jsonl", solver.iter)
-    solver.watchers = [metrics, *([display] if display else []), *([LivePlot(metrics.path, f"{prefix}_curve.png")] if args.plot else [])]
     board = TensorBoard(args.tensorboard, solver) if args.tensorboard else None
-    solver.watchers += [board] if board else []
+    metrics = Metrics(f"{prefix}_metrics.jsonl", solver.iter)    # last, because it drops the metrics of the run before
+    plot = LivePlot(metrics.path, f"{prefix}_curve.png") if args.plot else None
+    solver.watchers = [metrics, *(watcher for watcher in (display, plot, board) if watcher)]
     solver.poll = _signals(args)
     log.info("Starting Optimization")
     if display:
