@@ -56,7 +56,6 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.batch_size, self.new_size = p.batch_size, (p.new_width, p.new_height)
         self.source = find_file(p.source, self.param.position.file)
         self.lines = [(p.root_folder + path, label, line) for path, label, line in read_list(self.source, f'\n  read by layer "{self.name}"')]
-        self.skip = int(words(self.seed, f"{self.name}/skip", 0, 1)[0] % p.rand_skip) if p.rand_skip else 0
         self.require(self.skip < len(self.lines), f"rand_skip {p.rand_skip} is more than the {len(self.lines)} lines there are", "image_data_param.rand_skip")
         self.transformer = Transformer(self)
         self.prefetcher = Prefetcher(self._make, self.param.data_param.prefetch, workers=2)
@@ -64,6 +63,12 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.transformer.check(channels, height, width)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         top[1].reshape(self.batch_size)
+
+    @property
+    def skip(self) -> int:
+        """Where the first epoch begins. Not kept from setup(): restoring a snapshot changes the seed."""
+        below = self.param.image_data_param.rand_skip
+        return int(words(self.seed, f"{self.name}/skip", 0, 1)[0] % below) if below else 0
 
     def _order(self, epoch: int) -> np.ndarray:
         if self.param.image_data_param.shuffle:

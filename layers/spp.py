@@ -22,8 +22,10 @@ class SPPLayer(Layer):
     """
 
     in_place = False
+    counter = "forwards"                 # of random draws, which the levels share
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.forwards = 0
         self.height = self.param.spp_param.pyramid_height
         self.require(self.height > 0, "pyramid_height must be given, and be more than 0", "spp_param.pyramid_height")
 
@@ -52,8 +54,10 @@ class SPPLayer(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         y = top[0].value.write().reshape(item_rows(top[0].shape))
         for (layer, pooled), piece in zip(self.levels, self.pieces()):
+            layer.seed, layer.forwards = self.seed, self.forwards
             layer.forward(bottom, [pooled])
             y[:, piece] = pooled.value.read().reshape(item_rows(pooled.shape))
+        self.forwards = layer.forwards
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if not propagate_down[0]:

@@ -12,7 +12,7 @@ import pytest
 
 import brew
 from brew.engine.errors import SnapshotError, WeightsError
-from brew.proto import pb
+from brew.proto import parse, pb
 from brew.tools.database import write_database
 from brew.tools.metrics import read_metrics
 
@@ -169,3 +169,53 @@ def test_a_full_disk_leaves_the_old_snapshot(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SnapshotError, match="run_iter_0.caffemodel: cannot write: No space left on device"):
         solver.snapshot()
     assert Path("run_iter_0.caffemodel").read_bytes() == before and not list(Path().glob(".*.part"))
+
+
+DRAWING = {
+    "Data": 'data_param { source: "db" batch_size: 2 shuffle: true } transform_param { crop_size: 8 mirror: true scale: 0.01 }',
+    "ImageData": 'image_data_param { source: "list.txt" batch_size: 2 rand_skip: 12 shuffle: true } transform_param { crop_size: 8 mirror: true }',
+    "ImageData in order": 'image_data_param { source: "list.txt" batch_size: 2 rand_skip: 12 } transform_param { crop_size: 8 }',
+    "HDF5Data": 'hdf5_data_param { source: "h5.txt" batch_size: 2 shuffle: true }',
+    "WindowData": 'window_data_param { source: "windows.txt" batch_size: 4 } transform_param { crop_size: 8 mirror: true }',
+    "DummyData": 'dummy_data_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } shape { dim: 2 } data_filler { type: "uniform" } data_filler { type: "constant" } }',
+    "Dropout": "", "StochasticDepth": "stochastic_depth_param { per_item: true }",
+    "Pooling": "pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 }", "SPP": "spp_param { pool: STOCHASTIC pyramid_height: 3 }",
+}
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_all_that_is_drawn_goes_on_in_a_solver_of_another_seed(kind: str, tmp_path: Path) -> None:
+    """Nothing that a layer draws may stem from the seed that it was built with."""
+    import cv2
+    import h5py
+    prepare(tmp_path, 0)
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        cv2.imwrite(f"{i}.png", rng.integers(0, 256, (10, 9, 3), np.uint8))
+    Path("list.txt").write_text("".join(f"{i}.png {i % 4}\n" for i in range(12)))
+    Path("windows.txt").write_text("".join(f"# {i}\n{i}.png\n3\n10\n9\n4\n1 0.9 0 0 5 5\n1 0.8 1 1 8 8\n0 0.1 2 2 6 6\n0 0.2 1 3 7 8\n" for i in range(12)))
+    Path("h5.txt").write_text("a.h5\n")
+    with h5py.File("a.h5", "w") as file:
+        file["x"], file["label"] = rng.random((12, 3, 8, 8)), np.zeros(12)
+    what = kind.split()[0]
+    source = what if "data" in DRAWING[kind] else "DummyData"
+    net = f'layer {{ name: "data" type: "{source}" top: "x" top: "label" {DRAWING[kind if source == what else "DummyData"]} }}'
+    if source != what:
+        net += f'layer {{ name: "drawn" type: "{what}" bottom: "x" top: "y" {DRAWING[kind]} }}'
+    net += f'''layer {{ name: "ip" type: "InnerProduct" bottom: "{"x" if source == what else "y"}" top: "s" inner_product_param {{ num_output: 4 weight_filler {{ type: "xavier" }} }} }}
+               layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "s" bottom: "label" top: "loss" }}'''
+
+    def solver(seed: int) -> brew.Solver:
+        param = parse('base_lr: 1e-5 lr_policy: "fixed" average_loss: 20 snapshot_prefix: "s"', pb.SolverParameter())
+        param.net_param.CopyFrom(parse(net, pb.NetParameter()))
+        param.random_seed = seed
+        return brew.get_solver(param)
+    whole = solver(1)
+    whole.step(4)
+    state = whole.snapshot()
+    whole.step(9)
+    resumed = solver(2)
+    resumed.step(2)
+    resumed.restore(state)
+    resumed.step(9)
+    assert resumed.losses == whole.losses and len(set(whole.losses)) > 3
