@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import Position, SnapshotError
 
@@ -39,7 +41,7 @@ def check_folder(path: str | Path) -> None:
         raise _unwritable(path, e) from None
 
 
-def write_whole(path: str | Path, write: Callable[[Path], object] | bytes) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object] | bytes | memoryview) -> None:
     """Write a file so that at no moment, whatever happens, `path` is half of it.
 
     `write` is its bytes, or writes them to the path it is given.  Raises SnapshotError; what was at `path` then stays.
@@ -47,10 +49,10 @@ def write_whole(path: str | Path, write: Callable[[Path], object] | bytes) -> No
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if isinstance(write, bytes):
-            aside.write_bytes(write)
-        else:
+        if callable(write):
             write(aside)
+        else:
+            aside.write_bytes(write)
         _sync(aside)
         os.replace(aside, path)
         _sync(path.parent)
@@ -70,3 +72,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def h5_bytes(fill: Callable[[Any], object], userblock: int = 0) -> memoryview:
+    """The bytes of the HDF5 file that fill(file) makes, in memory: when a disk fills up under HDF5 1.14, the process crashes."""
+    import h5py
+    made = io.BytesIO()
+    with h5py.File(made, "w", userblock_size=userblock) as file:
+        fill(file)
+    return made.getbuffer()

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..proto import read_weights, shape_of, to_array
 from .errors import Position, WeightsError
-from .files import write_whole
+from .files import h5_bytes, write_whole
 from .layout import PLAIN
 
 if TYPE_CHECKING:
@@ -92,20 +92,17 @@ def save(net: Net, path: str, with_diff: bool = False) -> None:
 
 def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
     """Owners of shared parameters are written, sharers are not (as in Caffe)."""
-    import h5py
-
-    def write(aside: Any) -> None:
-        with h5py.File(aside, "w") as file:
-            for part in ["data", "diff"] if with_diff else ["data"]:
-                file.create_group(part)
-            for layer in net.layers:
-                for part, memory in (("data", "value"), ("diff", "gradient")):
-                    if part in file:
-                        group = file[part].require_group(layer.name)
-                        for k in getattr(layer, "owns", []):
-                            blob = layer.blobs[k]
-                            group[str(k)] = getattr(blob, memory).store.read(PLAIN).reshape(blob.shape)
-    write_whole(path, write)
+    def fill(file: Any) -> None:
+        for part in ["data", "diff"] if with_diff else ["data"]:
+            file.create_group(part)
+        for layer in net.layers:
+            for part, memory in (("data", "value"), ("diff", "gradient")):
+                if part in file:
+                    group = file[part].require_group(layer.name)
+                    for k in getattr(layer, "owns", []):
+                        blob = layer.blobs[k]
+                        group[str(k)] = getattr(blob, memory).store.read(PLAIN).reshape(blob.shape)
+    write_whole(path, h5_bytes(fill))
 
 
 def share(net: Net, other: Net) -> None:

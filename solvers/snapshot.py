@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engine.errors import Position, SnapshotError, WeightsError, read_bytes
-from ..engine.files import write_whole
+from ..engine.files import h5_bytes, write_whole
 from ..engine.layout import PLAIN
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, read_binary, to_array
@@ -57,7 +57,7 @@ def save(solver: Solver) -> str:
             (solver.net.save_hdf5 if hdf5 else solver.net.save)(average)
     log.info("Snapshotting solver state to %s file %s", what, path)
     state = _state(solver, model)
-    write_whole(path, (lambda aside: _write_hdf5(aside, state)) if hdf5 else state.SerializeToString())
+    write_whole(path, h5_bytes(lambda file: _fill_hdf5(file, state)) if hdf5 else state.SerializeToString())
     return path
 
 
@@ -181,19 +181,17 @@ def newest(prefix: str) -> str | None:
 
 # --------------------------------------------------------------------------------------------------------------- HDF5
 
-def _write_hdf5(aside: Path, state: pb.SolverState) -> None:
+def _fill_hdf5(file: Any, state: pb.SolverState) -> None:
     """Caffe's datasets, and the rest of the message as bytes in "brew"."""
-    import h5py
     rest = pb.SolverState()
     rest.CopyFrom(state)
     rest.ClearField("history")
-    with h5py.File(aside, "w") as file:
-        file["iter"], file["current_step"] = state.iter, state.current_step
-        file["learned_net"] = np.bytes_(state.learned_net.encode())     # of fixed length: Caffe reads no other strings
-        history = file.create_group("history")
-        for i, blob in enumerate(state.history):
-            history[str(i)] = to_array(blob)
-        file["brew"] = np.frombuffer(rest.SerializeToString(), np.uint8)
+    file["iter"], file["current_step"] = state.iter, state.current_step
+    file["learned_net"] = np.bytes_(state.learned_net.encode())         # of fixed length: Caffe reads no other strings
+    history = file.create_group("history")
+    for i, blob in enumerate(state.history):
+        history[str(i)] = to_array(blob)
+    file["brew"] = np.frombuffer(rest.SerializeToString(), np.uint8)
 
 
 def _read_hdf5(path: str) -> pb.SolverState:

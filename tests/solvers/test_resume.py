@@ -219,3 +219,32 @@ def test_all_that_is_drawn_goes_on_in_a_solver_of_another_seed(kind: str, tmp_pa
     resumed.restore(state)
     resumed.step(9)
     assert resumed.losses == whole.losses and len(set(whole.losses)) > 3
+
+
+def test_a_disk_that_fills_up_while_hdf5_is_written_is_an_error_of_brew(tmp_path: Path) -> None:
+    """At whatever moment. (HDF5 1.14, given the file itself, crashes.)"""
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import brew
+from brew.engine.errors import SnapshotError
+import test_resume
+from pathlib import Path
+import os
+os.chdir(test_resume.prepare(Path("a"), 0, 'snapshot_format: HDF5'))
+s = brew.get_solver("solver.prototxt")
+s.step(1)
+size = max(Path(s.snapshot().replace("solverstate", "caffemodel")).stat().st_size, Path("run_iter_1.solverstate.h5").stat().st_size)
+refused = 0
+for limit in [*range(0, size, 2000), *range(size - 1500, size, 100)]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        s.snapshot()
+    except SnapshotError:
+        refused += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(refused > 10, list(Path().glob(".*.part")))
+brew.get_solver("solver.prototxt").restore("run_iter_1.solverstate.h5")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (0, "True []\n"), result.stderr[-2000:]
