@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import Position, SnapshotError
 
 
@@ -81,3 +83,12 @@ def h5_bytes(fill: Callable[[Any], object], userblock: int = 0) -> memoryview:
     with h5py.File(made, "w", userblock_size=userblock) as file:
         fill(file)
     return made.getbuffer()
+
+
+def h5_array(dataset: Any) -> np.ndarray:
+    """The values of an HDF5 dataset. Raises ValueError for one that claims to be larger than its file: with a damaged shape,
+    reading it would take all memory there is."""
+    if not dataset.chunks and dataset.nbytes > dataset.file.id.get_filesize():
+        raise ValueError(f"the dataset {dataset.name} has the shape {dataset.shape}, more than the file can hold")
+    array: np.ndarray = dataset[()]
+    return array

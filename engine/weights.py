@@ -8,20 +8,32 @@ import numpy as np
 
 from ..proto import read_weights, shape_of, to_array
 from .errors import Position, WeightsError
-from .files import h5_bytes, write_whole
+from .files import h5_array, h5_bytes, write_whole
 from .layout import PLAIN
 
 if TYPE_CHECKING:
     from .net import Net
 
 log = logging.getLogger("brew")
+Plan = list[tuple[Any, np.ndarray, tuple[int, ...], str]]        # blob, its values, their shape in the file, what errors call it
 
 
 def load(net: Net, path: str) -> None:
     """Copy the weights of every layer that `path` and `net` both name; the log lists what was copied, what is new and what was
     ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
+    copy(match(net, path))
+
+
+def copy(plan: Plan) -> None:
+    """Copy what match() found."""
+    for blob, array, shape, what in plan:
+        blob.load_array(array, shape, what)
+
+
+def match(net: Net, path: str) -> Plan:
+    """What load() copies, all of it read and checked. Nothing is changed yet."""
     stored = read(path)
-    plan: list[tuple[Any, np.ndarray, tuple[int, ...], str]] = []
+    plan: Plan = []
     wrong: list[str] = []
     table: list[tuple[str, str, str]] = []                       # (what became of it, layer, shapes)
     layers = net.layer_dict
@@ -40,7 +52,7 @@ def load(net: Net, path: str) -> None:
             continue
         for k, (array, shape) in blobs.items():
             what = f'blob {k} of layer "{name}"'
-            if k >= len(layer.blobs):
+            if not 0 <= k < len(layer.blobs):
                 wrong.append(f'layer "{name}" has a blob {k} in the file and {len(layer.blobs)} blobs in the net')
             elif not layer.blobs[k].fits(shape):
                 wrong.append(f"{what} has the shape {shape} in the file and {layer.blobs[k].shape} in the net")
@@ -51,16 +63,18 @@ def load(net: Net, path: str) -> None:
     if not any(row[0] == "copied" for row in table):
         raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
                            f"\n  layers of the net: {' '.join(net.params)}", Position(path))
-    for blob, array, shape, what in plan:
-        blob.load_array(array, shape, what)
     table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in net.params.items() if name not in stored]
     width = max(len(name) for _, name, _ in table)
     log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
+    return plan
 
 
 def read(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
     """{layer: {number: (values, shape)}} of a caffemodel, binary or (if it ends in .h5) HDF5. Raises WeightsError."""
-    return _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    stored = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    if not all(isinstance(name, str) for name in stored):        # protobuf and h5py give bytes where the file has no UTF-8
+        raise WeightsError("this is no caffemodel, or a damaged one (the name of a layer is not UTF-8)", Position(path))
+    return stored
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -81,8 +95,8 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
     import h5py
     try:
         with h5py.File(path, "r") as file:
-            return {name: {int(k): (np.asarray(d, np.float32), d.shape) for k, d in group.items()} for name, group in file["data"].items()}
-    except (OSError, KeyError, ValueError) as e:
+            return {name: {int(k): (np.asarray(h5_array(d), np.float32), d.shape) for k, d in group.items()} for name, group in file["data"].items()}
+    except Exception as e:                                       # h5py raises nearly every exception there is on damaged files
         raise WeightsError(f"this is no HDF5 caffemodel, or only a part of one ({e})", Position(path)) from None
 
 

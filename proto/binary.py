@@ -1,6 +1,7 @@
 """Binary protobuf files: caffemodels, means and solver states; lenient where forks use numbers for other things."""
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ def read_binary(path: str | Path, message: M, what: str) -> M:
     data = read_bytes(path, f"this {what}", WeightsError)
     try:
         message.ParseFromString(data)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError, RecursionError):   # which one, depends on protobuf's implementation
         if not isinstance(message, pb.NetParameter):
             raise WeightsError(f"this is no {what}, or only the beginning of one ({len(data)} bytes)", Position(str(path))) from None
         message.Clear()
@@ -122,9 +123,12 @@ def to_array(proto: pb.BlobProto, diff: bool = False) -> np.ndarray:
     values = (proto.double_diff or proto.diff) if diff else (proto.double_data or proto.data)
     shape = shape_of(proto)
     array = np.array(values, dtype=np.float32)
-    if array.size != int(np.prod(shape, dtype=np.int64)):
+    if any(d < 0 for d in shape) or array.size != prod(shape):
         raise WeightsError(f"a blob of shape {shape} has {array.size} values")
-    return array.reshape(shape)
+    try:
+        return array.reshape(shape)
+    except ValueError:                                    # too many axes, or an empty one beside ones too large for numpy
+        raise WeightsError(f"no array can have the {len(shape)} axes of a blob") from None
 
 
 def from_array(array: np.ndarray, proto: pb.BlobProto | None = None, diff: np.ndarray | None = None) -> pb.BlobProto:
