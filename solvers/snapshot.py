@@ -1,28 +1,34 @@
 """Snapshots: a caffemodel and a solverstate that together hold all that the next iteration depends on.
 
-Both files are readable by Caffe. A state names its caffemodel and the hash of it, and is written last: a pair is whole
-or it is not taken. A training that was killed at any moment and goes on from its last whole pair ends with the same bits.
+Both files are readable by Caffe. A state carries a checksum of itself (state_file.py), names its caffemodel and the hash of
+it, and is written last: a pair is whole or it is not taken. A training that was killed at any moment and goes on from its
+last whole pair ends with the same bits.
 """
 from __future__ import annotations
 
-import hashlib
+import glob
 import logging
 import re
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engine.errors import Position, SnapshotError, WeightsError, read_bytes
-from ..engine.files import h5_bytes, write_whole
+from ..engine import weights
+from ..engine.arena import Slot
+from ..engine.errors import BrewError, Position, SnapshotError
 from ..engine.layout import PLAIN
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, read_binary, to_array
+from ..proto import from_array, to_array
+from . import layer_state, state_file
+from .state_file import hash_of, reading
 
 if TYPE_CHECKING:
     from .solver import Solver
 
 log = logging.getLogger("brew")
+MOST_FORWARDS = 2**40                    # of a layer: no training comes so far, and times a batch size it fits into 64 bits
 
 
 def prefix_of(param: pb.SolverParameter, file: str) -> str:
@@ -48,22 +54,29 @@ def save(solver: Solver) -> str:
     stem, end = f"{solver.prefix}_iter_{solver.iter}", ".h5" if hdf5 else ""
     what = "HDF5" if hdf5 else "binary proto"
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
+    state = _state(solver, model)
     log.info("Snapshotting to %s file %s", what, model)
     (solver.net.save_hdf5 if hdf5 else solver.net.save)(model, solver.param.snapshot_diff)
+    state.learned_net_sha256 = hash_of(model)
     if solver.average is not None:
-        average = f"{stem}_average.caffemodel{end}"
+        average = average_of(model)
         log.info("Snapshotting the average of the weights to %s", average)
         with solver.averaged():
             (solver.net.save_hdf5 if hdf5 else solver.net.save)(average)
+        state.average_net_sha256 = hash_of(average)
     log.info("Snapshotting solver state to %s file %s", what, path)
-    state = _state(solver, model)
-    write_whole(path, h5_bytes(lambda file: _fill_hdf5(file, state)) if hdf5 else state.SerializeToString())
+    state_file.write(path, state)
     return path
+
+
+def average_of(model: str) -> str:
+    """Where the average of the weights lies that belongs to this caffemodel."""
+    return re.sub(r"(\.caffemodel(\.h5)?)$", r"_average\1", model)
 
 
 def _state(solver: Solver, model: str) -> pb.SolverState:
     state = pb.SolverState(iter=solver.iter, learned_net=model, current_step=solver.current_step, seed=solver.seed,
-                           loss_window=solver.losses, learned_net_sha256=_hash(model))
+                           loss_window=solver.losses)
     for memory in _histories(solver):
         from_array(memory.store.read(PLAIN).reshape(memory.shape), state.history.add())
     if solver.param.lr_policy == "plateau":
@@ -71,7 +84,7 @@ def _state(solver: Solver, model: str) -> pb.SolverState:
     if solver.average is not None:
         for memory in _memories(solver, solver.average):
             from_array(memory.store.read(PLAIN).reshape(memory.shape), state.average.add())
-    state.layer.extend(layer_states(solver))
+    state.layer.extend(layer_state.collect(solver))
     return state
 
 
@@ -93,53 +106,28 @@ def _fill(memories: list[Any], arrays: list[np.ndarray]) -> None:
         memory.store.read(layout)                          # back into the arena
 
 
-def _hash(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
-
-
-def layer_states(solver: Solver) -> list[pb.LayerState]:
-    """The counters and carried states of all layers that have some."""
-    found = []
-    for number, net in enumerate(solver.nets, -1):
-        for layer in net.layers:
-            if layer.counter or layer.carried:
-                found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
-                for memory in layer.carried:
-                    from_array(memory.store.read(PLAIN).reshape(memory.shape), found[-1].carried.add())
-    return found
-
-
-def set_layer_states(solver: Solver, states: Any) -> None:
-    """Bring layers back to what layer_states gave; layers that are no longer there are passed over."""
-    for state in states:
-        layer = solver.nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(solver.nets) else None
-        if layer is not None and layer.counter:
-            setattr(layer, layer.counter, state.count)
-        for memory, blob in zip(layer.carried if layer is not None else (), state.carried):
-            values = to_array(blob)
-            if values.size == memory.store.size:
-                memory.store.write(PLAIN)[...] = values.ravel()
-
+# ------------------------------------------------------------------------------------------------------------ restore
 
 def restore(solver: Solver, path: str) -> None:
-    """Bring a solver to a state. Nothing changes if the state or its caffemodel cannot be used."""
+    """Bring a solver to a state. All of it is read and checked before anything changes. Raises SnapshotError or WeightsError."""
     if ".caffemodel" in Path(path).name:
         raise SnapshotError("this is a caffemodel: it holds weights, and no iteration or history to go on from"
                             "\n  resume with the .solverstate beside it, or start anew from it with -weights", Position(path))
-    state = _read_hdf5(path) if path.endswith(".h5") else read_binary(path, pb.SolverState(), "solverstate")
-    histories = _histories(solver)
-    if len(state.history) != len(histories):
-        raise SnapshotError(f"the state has {len(state.history)} histories; this solver and net need {len(histories)}", Position(path))
-    arrays, averages = ([to_array(blob) for blob in blobs] for blobs in (state.history, state.average))
-    for array, memory in zip([*arrays, *averages], [*histories, *_memories(solver, solver.arena.data)]):
-        if array.size != memory.store.size:
-            raise SnapshotError(f"a history has the shape {array.shape}, its parameter {memory.shape}", Position(path))
-    solver.net.copy_from(_model_of(state, path))
+    state, checked = _read(path)
+    with reading(path):
+        _check_step(solver, state)
+        histories = _histories(solver)
+        if len(state.history) != len(histories):
+            raise SnapshotError(f"the state has {len(state.history)} histories; this solver and net need {len(histories)}", Position(path))
+        arrays = _fitting(state.history, solver.arena.slots * solver.histories, "a history", path)
+        average = _average(solver, state, path)
+        changes = layer_state.planned(solver, state.layer) if state.HasField("seed") else []
+        model = _model_of(state, path)
+    plan = weights.match(solver.net, model)
+    _check_average_file(state, model)
+    weights.copy(plan)
     _fill(histories, arrays)
-    if averages and solver.param.average_decay:
-        solver.average = solver.arena.data.copy()
-        _fill(_memories(solver, solver.average), averages)
+    solver.average = average
     solver.plateau.minimum, solver.plateau.since = state.minimum_loss, state.iter_last_event
     solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)
     if state.HasField("seed"):
@@ -148,8 +136,57 @@ def restore(solver: Solver, path: str) -> None:
             net.seed = state.seed
             for layer in net.layers:
                 layer.seed = state.seed
-        set_layer_states(solver, state.layer)
+        layer_state.apply(changes)
+    if not checked:
+        log.info("%s has no checksum, as states of Caffe and of former versions: damage would go unnoticed", path)
     log.info("Restored iteration %d from %s", state.iter, path)
+
+
+def _read(path: str) -> tuple[pb.SolverState, bool]:
+    """A state whose numbers make sense for some solver, and whether it has a checksum."""
+    state, checked = state_file.read(path)
+    with reading(path):
+        for wrong, found in (
+            (not state.HasField("iter"), "no iter"),
+            (state.iter < 0, f"iter {state.iter}"),
+            (state.current_step < 0, f"current_step {state.current_step}"),
+            (state.iter_last_event < 0, f"iter_last_event {state.iter_last_event}"),
+            (not isfinite(state.minimum_loss), f"minimum_loss {state.minimum_loss}"),
+            (not all(map(isfinite, state.loss_window)), f"loss_window {list(state.loss_window)}"),
+            (any(x.net < -1 or x.count > MOST_FORWARDS or not isinstance(x.layer, str) for x in state.layer),
+             "a layer state with an impossible net number, count or name"),
+        ):
+            if wrong:
+                raise ValueError(f"it has {found}")
+    return state, checked
+
+
+def _check_step(solver: Solver, state: pb.SolverState) -> None:
+    steps = max(len(solver.param.stepvalue), len(solver.param.plateau_winsize), state.iter)        # at most one in an iteration
+    if state.current_step > steps:
+        raise ValueError(f"it has current_step {state.current_step} at iter {state.iter}")
+
+
+def _fitting(blobs: Any, slots: list[Slot], what: str, path: str) -> list[np.ndarray]:
+    """The arrays of blobs, one for each slot and of its shape. Raises SnapshotError."""
+    arrays = [to_array(blob) for blob in blobs]
+    for array, slot in zip(arrays, slots, strict=True):
+        if not slot.blob.fits(array.shape):
+            raise SnapshotError(f"{what} has the shape {array.shape}, its parameter {slot.blob.shape}", Position(path))
+    return arrays
+
+
+def _average(solver: Solver, state: pb.SolverState, path: str) -> Any:
+    """The average of the weights as an array like the arena's, or None if the state has none or the solver keeps none."""
+    if not (state.average and solver.param.average_decay):
+        return None
+    slots = solver.arena.slots
+    if len(state.average) != len(slots):
+        raise SnapshotError(f"the state has {len(state.average)} averages; this net needs {len(slots)}", Position(path))
+    arrays = _fitting(state.average, slots, "an average", path)
+    average = solver.arena.data.copy()
+    _fill(_memories(solver, average), arrays)
+    return average
 
 
 def _model_of(state: pb.SolverState, path: str) -> str:
@@ -159,9 +196,16 @@ def _model_of(state: pb.SolverState, path: str) -> str:
     if not found:
         raise SnapshotError(f"its caffemodel is missing: looked for {places[0]} and {places[1]}", Position(path))
     for model in found:
-        if not state.learned_net_sha256 or _hash(model) == state.learned_net_sha256:
+        if not state.learned_net_sha256 or hash_of(model) == state.learned_net_sha256:
             return model
     raise SnapshotError(f"{found[0]} is not the caffemodel that this state was written with", Position(path))
+
+
+def _check_average_file(state: pb.SolverState, model: str) -> None:
+    """Say if the file with the average is damaged. Resuming does not need it: the state has the average, too."""
+    average = average_of(model)
+    if state.average_net_sha256 and Path(average).is_file() and hash_of(average) != state.average_net_sha256:
+        log.warning("%s is damaged, or of another training: do not use it\n  resuming is not affected: the solverstate holds the average itself", average)
 
 
 def newest(prefix: str) -> str | None:
@@ -169,44 +213,15 @@ def newest(prefix: str) -> str | None:
     def number(path: Path) -> int:
         match = re.search(r"_iter_(\d+)\.solverstate", path.name)
         return int(match[1]) if match else -1
-    found = [p for p in Path(prefix).parent.glob(f"{Path(prefix).name}_iter_*.solverstate*") if p.suffix in (".solverstate", ".h5")]
+    found = [p for p in Path(prefix).parent.glob(f"{glob.escape(Path(prefix).name)}_iter_*.solverstate*") if p.suffix in (".solverstate", ".h5")]
     for path in sorted(found, key=number, reverse=True):
         try:
-            _model_of(_read_hdf5(str(path)) if path.suffix == ".h5" else read_binary(path, pb.SolverState(), "solverstate"), str(path))
+            state, _ = _read(str(path))
+            with reading(str(path)):
+                model = _model_of(state, str(path))
+            if not state.learned_net_sha256:                   # Caffe's: only reading it tells
+                weights.read(model)
             return str(path)
-        except (SnapshotError, WeightsError) as e:
+        except BrewError as e:
             log.warning("passing over a snapshot: %s", e)
     return None
-
-
-# --------------------------------------------------------------------------------------------------------------- HDF5
-
-def _fill_hdf5(file: Any, state: pb.SolverState) -> None:
-    """Caffe's datasets, and the rest of the message as bytes in "brew"."""
-    rest = pb.SolverState()
-    rest.CopyFrom(state)
-    rest.ClearField("history")
-    file["iter"], file["current_step"] = state.iter, state.current_step
-    file["learned_net"] = np.bytes_(state.learned_net.encode())         # of fixed length: Caffe reads no other strings
-    history = file.create_group("history")
-    for i, blob in enumerate(state.history):
-        history[str(i)] = to_array(blob)
-    file["brew"] = np.frombuffer(rest.SerializeToString(), np.uint8)
-
-
-def _read_hdf5(path: str) -> pb.SolverState:
-    import h5py
-    read_bytes(path, "this solverstate", WeightsError)
-    state = pb.SolverState()
-    try:
-        with h5py.File(path, "r") as file:
-            if "brew" in file:
-                state.ParseFromString(bytes(file["brew"][...]))
-            state.iter, state.current_step = int(file["iter"][()]), int(file["current_step"][()])
-            learned = file["learned_net"][()]
-            state.learned_net = learned.decode() if isinstance(learned, bytes) else str(learned)
-            for i in range(len(file["history"])):
-                from_array(file["history"][str(i)][...], state.history.add())
-    except (OSError, KeyError, ValueError) as e:
-        raise WeightsError(f"this is no HDF5 solverstate, or only a part of one ({e})", Position(path)) from None
-    return state

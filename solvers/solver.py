@@ -16,7 +16,7 @@ from ..engine.passes import merged_state
 from ..engine.random import new_seed
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, to_text
-from . import lr_policy, snapshot
+from . import layer_state, lr_policy, snapshot
 from .lr_policy import Plateau, advance, rate
 
 log = logging.getLogger("brew")
@@ -311,9 +311,9 @@ class Solver:
             return
         with self._settled():
             if p.display and self.iter % p.display == 0:
-                states = snapshot.layer_states(self)     # the loss line reads a batch that is no part of the training
+                states = layer_state.collect(self)     # the loss line reads a batch that is no part of the training
                 log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
-                snapshot.set_layer_states(self, states)
+                layer_state.put_back(self, states)
             if p.test_interval and self.iter % p.test_interval == 0:
                 self.test_all()
         log.info("Optimization Done.")

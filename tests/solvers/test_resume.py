@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine.errors import SnapshotError, WeightsError
+from brew.engine.errors import SnapshotError
 from brew.proto import parse, pb
 from brew.tools.database import write_database
 from brew.tools.metrics import read_metrics
@@ -142,7 +142,7 @@ def test_a_cut_state_is_refused_and_nothing_changes(tmp_path: Path, monkeypatch:
     state = Path(solver.snapshot())
     state.write_bytes(state.read_bytes()[:-7])
     before = solver.net.params["ip"][0].data.copy()
-    with pytest.raises(WeightsError, match="this is no solverstate, or only the beginning of one"):
+    with pytest.raises(SnapshotError, match="this solverstate is damaged or cut short"):
         solver.restore(str(state))
     assert (solver.net.params["ip"][0].data == before).all() and solver.iter == 0
 
@@ -169,6 +169,22 @@ def test_a_full_disk_leaves_the_old_snapshot(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(SnapshotError, match="run_iter_0.caffemodel: cannot write: No space left on device"):
         solver.snapshot()
     assert Path("run_iter_0.caffemodel").read_bytes() == before and not list(Path().glob(".*.part"))
+
+
+def test_the_command_line_passes_over_a_damaged_state_or_refuses_it(tmp_path: Path) -> None:
+    prepare(tmp_path, 5)
+    solver = Path("solver.prototxt")
+    solver.write_text(solver.read_text().replace("max_iter: 500", "max_iter: 10"))
+    subprocess.run(command(), check=True, capture_output=True, timeout=120)
+    newest = Path("run_iter_10.solverstate")
+    whole, weights = newest.read_bytes(), Path("run_iter_10.caffemodel").read_bytes()
+    newest.write_bytes(whole[:400] + bytes([whole[400] ^ 16]) + whole[401:])
+    named = subprocess.run(command("-snapshot", str(newest)), capture_output=True, text=True, timeout=120)
+    message = "run_iter_10.solverstate: this solverstate is damaged or cut short"
+    assert named.returncode == 1 and message in named.stderr and "Traceback" not in named.stderr
+    auto = subprocess.run(command("-snapshot", "auto"), capture_output=True, text=True, timeout=120)
+    assert auto.returncode == 0 and f"passing over a snapshot: {message}" in auto.stderr and "Restored iteration 5 from run_iter_5.solverstate" in auto.stderr
+    assert (newest.read_bytes(), Path("run_iter_10.caffemodel").read_bytes()) == (whole, weights)
 
 
 DRAWING = {
