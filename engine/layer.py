@@ -133,6 +133,15 @@ class Layer:
         memory of all others may be released, and a layer in place may overwrite them."""
         return [*(bottom if "bottom" in self.backward_uses else ()), *(top if "top" in self.backward_uses else ()), *self.private_blobs]
 
+    def keeper(self) -> Any:
+        """An object whose snapshot_state() returns what the next forward depends on besides `counter` and `carried`, and whose
+        restore_state(state) takes it back; None if there is nothing."""
+        return None
+
+    def forgets(self) -> bool:
+        """Whether the next forward may depend on something that snapshots cannot keep."""
+        return False
+
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
         return 0

@@ -30,6 +30,9 @@ class UserLayer:
     0 in TRAIN and 1 in TEST; parameters are made in setup with `self.blobs.add_blob(shape...)`. Arrays of bottoms and tops may
     be kept from one call to the next while their shapes stay; those of parameters move when a solver is built, so take them
     in each call.
+
+    A layer that changes from batch to batch also defines snapshot_state(), which returns its state, and restore_state(state):
+    see the documentation of Python.
     """
 
     param_str, phase = "", 0
@@ -41,6 +44,11 @@ class UserLayer:
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None: ...
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None: ...
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None: ...
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if hasattr(cls, "snapshot_state") != hasattr(cls, "restore_state"):
+            raise TypeError(f"{cls.__name__} must define both snapshot_state() and restore_state(state), or neither")
 
 
 lent: dict[str, int] = {}                # folder that was put on sys.path -> how many imports need it there
@@ -115,6 +123,30 @@ class PythonLayer(Layer):
     The working directory is on `sys.path`, as its first entry, only while the module is imported. Import other modules
     from there at the top of yours: an import within setup or forward finds them only if their folder is on PYTHONPATH.
     Relative imports within a package always work.
+
+    Snapshots hold the layer's parameters. If its next forward depends on more than parameters and bottoms (a position in a
+    list, a random generator), the class also defines snapshot_state() and restore_state(state); training that is stopped and
+    resumed then ends with the same bits as training that was not. brew warns at the first snapshot if a layer without bottoms
+    does not define them.
+
+        class Shuffled(brew.Layer):
+            def setup(self, bottom, top):
+                self.rng, self.next = np.random.default_rng(1), 0
+                self.order = self.rng.permutation(1000)
+            def snapshot_state(self):
+                return {"rng": self.rng.bit_generator.state, "order": self.order, "next": self.next}
+            def restore_state(self, state):
+                self.rng.bit_generator.state = state["rng"]
+                self.order, self.next = state["order"], state["next"]
+
+    snapshot_state() returns None, bool, int, float, str, bytes, numpy arrays and scalars, and lists, tuples and dicts of these,
+    nested at most 32 deep; use arrays for long sequences of numbers. Any other type raises SnapshotError, which names the layer
+    and the place within the state. The method is called between iterations and must not change the layer. Binary and HDF5
+    snapshots hold the state; Caffe ignores it.
+
+    restore_state(state) receives a copy of what was returned. It is called after setup() and before the weights are restored.
+    If it raises, the restore fails with SnapshotError and changes nothing: layers that were called before get their former
+    states back.
     """
 
     bottoms, tops = at_least(0), at_least(0)
@@ -140,6 +172,13 @@ class PythonLayer(Layer):
     def blobs(self, blobs: Any) -> None:
         if hasattr(self, "user"):
             self.user.blobs[:] = blobs                          # shared parameters replace its own
+
+    def keeper(self) -> Any:
+        user = getattr(self, "user", None)
+        return user if hasattr(user, "snapshot_state") else None
+
+    def forgets(self) -> bool:
+        return self.keeper() is None and not self.param.bottom
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.user.reshape(bottom, top)

@@ -1896,16 +1896,58 @@ class SolverState(_message.Message):
     def __init__(self, iter: _Optional[int] = ..., learned_net: _Optional[str] = ..., history: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ..., current_step: _Optional[int] = ..., iter_last_event: _Optional[int] = ..., minimum_loss: _Optional[float] = ..., seed: _Optional[int] = ..., loss_window: _Optional[_Iterable[float]] = ..., layer: _Optional[_Iterable[_Union[LayerState, _Mapping]]] = ..., learned_net_sha256: _Optional[str] = ..., average: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ..., sha256: _Optional[bytes] = ..., average_net_sha256: _Optional[str] = ...) -> None: ...
 
 class LayerState(_message.Message):
-    __slots__ = ("net", "layer", "count", "carried")
+    __slots__ = ("net", "layer", "count", "carried", "user")
     NET_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     CARRIED_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     net: int
     layer: str
     count: int
     carried: _containers.RepeatedCompositeFieldContainer[BlobProto]
-    def __init__(self, net: _Optional[int] = ..., layer: _Optional[str] = ..., count: _Optional[int] = ..., carried: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ...) -> None: ...
+    user: StateValue
+    def __init__(self, net: _Optional[int] = ..., layer: _Optional[str] = ..., count: _Optional[int] = ..., carried: _Optional[_Iterable[_Union[BlobProto, _Mapping]]] = ..., user: _Optional[_Union[StateValue, _Mapping]] = ...) -> None: ...
+
+class StateValue(_message.Message):
+    __slots__ = ("kind", "real", "data", "dtype", "dim", "item")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NONE: _ClassVar[StateValue.Kind]
+        BOOL: _ClassVar[StateValue.Kind]
+        INT: _ClassVar[StateValue.Kind]
+        FLOAT: _ClassVar[StateValue.Kind]
+        STR: _ClassVar[StateValue.Kind]
+        BYTES: _ClassVar[StateValue.Kind]
+        LIST: _ClassVar[StateValue.Kind]
+        TUPLE: _ClassVar[StateValue.Kind]
+        DICT: _ClassVar[StateValue.Kind]
+        ARRAY: _ClassVar[StateValue.Kind]
+        SCALAR: _ClassVar[StateValue.Kind]
+    NONE: StateValue.Kind
+    BOOL: StateValue.Kind
+    INT: StateValue.Kind
+    FLOAT: StateValue.Kind
+    STR: StateValue.Kind
+    BYTES: StateValue.Kind
+    LIST: StateValue.Kind
+    TUPLE: StateValue.Kind
+    DICT: StateValue.Kind
+    ARRAY: StateValue.Kind
+    SCALAR: StateValue.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    kind: StateValue.Kind
+    real: float
+    data: bytes
+    dtype: str
+    dim: _containers.RepeatedScalarFieldContainer[int]
+    item: _containers.RepeatedCompositeFieldContainer[StateValue]
+    def __init__(self, kind: _Optional[_Union[StateValue.Kind, str]] = ..., real: _Optional[float] = ..., data: _Optional[bytes] = ..., dtype: _Optional[str] = ..., dim: _Optional[_Iterable[int]] = ..., item: _Optional[_Iterable[_Union[StateValue, _Mapping]]] = ...) -> None: ...
 
 class V1LayerParameter(_message.Message):
     __slots__ = ("bottom", "top", "name", "include", "exclude", "type", "blobs", "param", "blob_share_mode", "blobs_lr", "weight_decay", "loss_weight", "accuracy_param", "argmax_param", "concat_param", "contrastive_loss_param", "convolution_param", "data_param", "dropout_param", "dummy_data_param", "eltwise_param", "exp_param", "hdf5_data_param", "hdf5_output_param", "hinge_loss_param", "image_data_param", "infogain_loss_param", "inner_product_param", "lrn_param", "memory_data_param", "mvn_param", "pooling_param", "power_param", "relu_param", "sigmoid_param", "softmax_param", "slice_param", "tanh_param", "threshold_param", "window_data_param", "transform_param", "loss_param", "layer", "position", "type_name", "bn_param", "interp_param", "padding_param", "roi_pooling_param", "seg_accuracy_param", "upsample_param")

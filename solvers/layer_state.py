@@ -1,34 +1,58 @@
-"""What layers know beyond their weights, for snapshots: counters, and states carried from batch to batch."""
+"""What layers know beyond their weights, for snapshots: counters, states carried from batch to batch, states of users' layers."""
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
+from ..engine.errors import SnapshotError, fail
 from ..engine.layer import Layer
 from ..engine.layout import PLAIN
 from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, to_array
+from .state_value import decode, encode
 
 if TYPE_CHECKING:
     from .solver import Solver
 
 log = logging.getLogger("brew")
+_warned: WeakSet[Solver] = WeakSet()     # solvers that were told which of their layers forget
 
 
 def collect(solver: Solver) -> list[pb.LayerState]:
-    """The counters and carried states of all layers that have some."""
+    """The counters, carried states and states of users' layers, of all layers that have some. Raises SnapshotError."""
     found = []
     for number, net in enumerate(solver.nets, -1):
         for layer in net.layers:
-            if layer.counter or layer.carried:
+            keeper = layer.keeper()
+            if layer.counter or layer.carried or keeper is not None:
                 found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
                 for memory in layer.carried:
                     from_array(memory.store.read(PLAIN).reshape(memory.shape), found[-1].carried.add())
+                if keeper is not None:
+                    _encode(layer, keeper, found[-1].user)
     return found
+
+
+def _encode(layer: Layer, keeper: Any, into: pb.StateValue) -> None:
+    value = keeper.snapshot_state()
+    try:
+        encode(value, into, "state")
+    except TypeError as e:
+        fail(layer.param, f"snapshot_state() must return values that a snapshot can hold: {e}", "python_param.layer", SnapshotError)
+
+
+def warn_of_forgetting(solver: Solver) -> None:
+    """Name, once, the layers that a resumed training will begin anew with."""
+    names = dict.fromkeys(f'"{layer.name}"' for net in solver.nets for layer in net.layers if layer.forgets())
+    if names and solver not in _warned:
+        log.warning("a resumed training will restart these Python layers from the beginning: %s\n  to keep their position in snapshots, "
+                    "define snapshot_state() and restore_state(state); see docs/layers/python.md", ", ".join(names))
+        _warned.add(solver)
 
 
 @dataclass
@@ -38,6 +62,8 @@ class Change:
     layer: Layer
     count: int
     carried: list[tuple[Memory, np.ndarray]]     # each with its values
+    user: Any                                    # for restore_state()
+    has_user: bool
 
 
 def planned(solver: Solver, states: Any) -> list[Change]:
@@ -52,13 +78,40 @@ def planned(solver: Solver, states: Any) -> list[Change]:
         if [a.shape for a in arrays] != own:
             log.warning('layer "%s" starts with states of zero: in the snapshot they have the shapes %s, in this net %s', layer.name, [a.shape for a in arrays], own)
             arrays = [np.zeros(shape, np.float32) for shape in own]
-        found.append(Change(layer, state.count, list(zip(layer.carried, arrays))))
+        found.append(Change(layer, state.count, list(zip(layer.carried, arrays)), decode(state.user), state.HasField("user")))
+        if found[-1].has_user and layer.keeper() is None:
+            log.warning('layer "%s" has no restore_state(), and the snapshot holds a state for it', layer.name)
+            found[-1].has_user = False
+    kept = {id(change.layer) for change in found if change.has_user}
+    for layer in (x for net in solver.nets for x in net.layers if x.keeper() is not None and id(x) not in kept):
+        log.warning('the snapshot holds no state for layer "%s", which keeps its present one', layer.name)
     return found
 
 
 def put_back(solver: Solver, states: Any) -> None:
     """Return all layers to what collect() found."""
-    apply(planned(solver, states))
+    changes = planned(solver, states)
+    restore_users(changes)
+    apply(changes)
+
+
+def restore_users(changes: list[Change]) -> None:
+    """Call users' restore_state(). Raises SnapshotError if one of them raises; those called before get their former state back."""
+    former: list[tuple[Any, pb.StateValue]] = []
+    for change in changes:
+        if not change.has_user:
+            continue
+        keeper, value = change.layer.keeper(), pb.StateValue()
+        try:
+            _encode(change.layer, keeper, value)                 # a copy: restore_state() may write into what it returned
+            former.append((keeper, value))
+            keeper.restore_state(change.user)
+        except BaseException as e:
+            for other, before in reversed(former):
+                other.restore_state(decode(before))
+            if isinstance(e, SnapshotError) or not isinstance(e, Exception):
+                raise
+            raise SnapshotError(f'layer "{change.layer.name}": restore_state() raised {type(e).__name__}: {e}') from e
 
 
 def apply(changes: list[Change]) -> None:

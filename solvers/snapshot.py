@@ -54,7 +54,8 @@ def save(solver: Solver) -> str:
     stem, end = f"{solver.prefix}_iter_{solver.iter}", ".h5" if hdf5 else ""
     what = "HDF5" if hdf5 else "binary proto"
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
-    state = _state(solver, model)
+    layer_state.warn_of_forgetting(solver)
+    state = _state(solver, model)                # before any file: a layer may refuse
     log.info("Snapshotting to %s file %s", what, model)
     (solver.net.save_hdf5 if hdf5 else solver.net.save)(model, solver.param.snapshot_diff)
     state.learned_net_sha256 = hash_of(model)
@@ -125,6 +126,10 @@ def restore(solver: Solver, path: str) -> None:
         model = _model_of(state, path)
     plan = weights.match(solver.net, model)
     _check_average_file(state, model)
+    try:
+        layer_state.restore_users(changes)
+    except SnapshotError as e:
+        raise SnapshotError(str(e), Position(path)) from e.__cause__
     weights.copy(plan)
     _fill(histories, arrays)
     solver.average = average

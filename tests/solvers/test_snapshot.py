@@ -51,8 +51,9 @@ def everything(s: brew.Solver) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """Thousands of restores do not log."""
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Thousands of restores do not log, nor do thousands of files wait for the disk."""
+    monkeypatch.setattr("brew.engine.files._sync", lambda path: None)
     logging.getLogger("brew").setLevel(logging.CRITICAL)
     yield
     logging.getLogger("brew").setLevel(logging.NOTSET)
@@ -266,6 +267,7 @@ def mutate(state: pb.SolverState, draw: random.Random) -> None:
         lambda: setattr(layer, "net", number),
         lambda: setattr(layer, "count", draw.choice([0, 3, 2**40, 2**40 + 1, 2**63, 2**64 - 1])),
         lambda: setattr(layer, "layer", draw.choice(["gone", "", "ip", "lstm", "drop"])),
+        lambda: setattr(layer.user, "kind", draw.randrange(11)),
         lambda: state.layer.add().CopyFrom(layer),
     ])()
 
@@ -342,6 +344,7 @@ CASES: dict[str, tuple[Callable[[pb.SolverState], object], str]] = {
     "values of a history": (lambda s: s.history[0].data.append(0), "this is no solverstate, or a damaged one (a blob of shape (4, 3) has 13 values)"),
     "averages": (lambda s: s.average.pop(), "the state has 4 averages; this net needs 5"),
     "shape of an average": (lambda s: s.average[0].shape.dim.__setitem__(slice(None), [2, 6]), "an average has the shape (2, 6), its parameter (4, 3)"),
+    "a state of no kind": (lambda s: setattr(s.layer[0].user, "kind", pb.StateValue.ARRAY), "this is no solverstate, or a damaged one"),
 }
 
 
