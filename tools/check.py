@@ -9,12 +9,13 @@ from typing import Any
 from ..engine.blob import Blob
 from ..engine.errors import BrewError, DataError, NetError, Position, PrototxtError, SolverError, fail
 from ..engine.layer import Layer, dry_run, layer_class
-from ..engine.passes import check_connections, filter_layers, insert_splits, merged_state
+from ..engine.passes import check_connections, filter_layers, insert_splits, merged_state, plan_backward
+from ..engine.rewrites import check_rewrites, find_rewrites
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, upgrade_net, upgrade_solver
 from ..proto.text import locate, parse_file
 from ..solvers import SOLVERS, lr_policy
-from .mistakes import mistakes
+from .mistakes import mistakes, warning
 
 
 def check(args: argparse.Namespace) -> int:
@@ -108,6 +109,7 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tupl
     unknown = {name: "" for *_, name in broken}                # blob of unknown shape -> its Python layer, or ""
     unchecked: dict[str, list[str]] = {}                       # Python layer -> layers that depend on it
     blobs: dict[str, Blob] = {}
+    built: list[tuple[Layer, list[Blob], list[Blob]]] = []
     with dry_run(python):
         for layer in param.layer:
             known = collect(lambda layer=layer: _check_type(layer))
@@ -119,8 +121,11 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tupl
                 unchecked[source].append(layer.name)
             if not known or source is not None:
                 unknown.update(dict.fromkeys(layer.top, source or ""))
-            elif not collect(lambda layer=layer: _set_up(layer, blobs)) and not _assume(layer, blobs):
+            elif not collect(lambda layer=layer: built.append(_set_up(layer, blobs))) and not _assume(layer, blobs):
                 unknown.update(dict.fromkeys(layer.top, ""))
+    collect(lambda: check_rewrites(*zip(*built)) if built else None)
+    if state.phase == pb.TRAIN and not problems and built:
+        notes += _overwritten(built, net.force_backward)
     notes += [_unchecked(layer, unchecked[layer.name]) for layer in param.layer if layer.name in unchecked]
     return problems, notes
 
@@ -151,8 +156,19 @@ def _assume(param: pb.LayerParameter, blobs: dict[str, Blob]) -> bool:
     return True
 
 
-def _set_up(param: pb.LayerParameter, blobs: dict[str, Blob]) -> None:
-    """Give a layer's tops their shapes. Raises what is wrong with it."""
+def _overwritten(built: list[tuple[Layer, list[Blob], list[Blob]]], force: bool) -> list[str]:
+    """Warnings about layers in place that overwrite what an earlier layer's gradient is computed from."""
+    numbers: dict[int, int] = {}
+    layers, bottoms, tops = (list(column) for column in zip(*built))
+    ids = [[[numbers.setdefault(id(blob), len(numbers)) for blob in blobs] for blobs in side] for side in (bottoms, tops)]
+    runs, _ = plan_backward(layers, *ids, len(numbers), force)
+    return [warning(layers[r.by].param, f'overwrites in place what the gradient of layer "{layers[r.reader].name}" is computed from\n'
+                    "  brew keeps a copy; the gradient that Caffe computes here is wrong, so results will differ from Caffe's", "top")
+            for r in find_rewrites(layers, bottoms, tops, runs)]
+
+
+def _set_up(param: pb.LayerParameter, blobs: dict[str, Blob]) -> tuple[Layer, list[Blob], list[Blob]]:
+    """Give a layer's tops their shapes; returns (the layer, its bottoms, its tops). Raises what is wrong with it."""
     layer: Layer = layer_class(param)(param, param.phase)
     bottom = [blobs[name] for name in param.bottom]
     top = [blobs[name] if i < len(param.bottom) and param.bottom[i] == name else Blob() for i, name in enumerate(param.top)]
@@ -167,4 +183,7 @@ def _set_up(param: pb.LayerParameter, blobs: dict[str, Blob]) -> None:
         layer.require(not layer.user_code, f"its class raises {type(e).__name__}: {e}")
         raise
     layer.require(len(param.param) <= len(layer.blobs), f"has {len(layer.blobs)} parameters and {len(param.param)} param specifications", "param")
+    layer.set_loss_weights(top)
+    layer.param_specs = [*layer.param.param, *(pb.ParamSpec() for _ in layer.blobs[len(layer.param.param):])]
     blobs.update(zip(param.top, top))
+    return layer, bottom, top

@@ -13,6 +13,7 @@ import brew
 from brew.engine import plan
 from brew.engine.errors import NetError
 from brew.proto import parse, pb, read_net
+from brew.tools.check import check_net_file
 
 
 def cases_of_gradients() -> list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]]:
@@ -174,3 +175,17 @@ def test_views_that_are_read_before_or_made_after_are_right() -> None:
     net.blobs["x"].data[...] = [[-1, 2, -3], [4, -5, 6]]
     out = net.forward()
     assert out["p"].ravel().tolist() == [-1, 2, -3, 4, -5, 6] and out["q"].tolist() == [0, 2, 0, 4, 0, 6]
+
+
+def test_brew_check_names_layers_in_place_whose_gradients_are_not_caffes(working_directory: Path) -> None:
+    chain = 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" } layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" batch_norm_param { scale_bias: true } }'
+    (working_directory / "net.prototxt").write_text(IMAGES % (chain, "c"))
+    problems, notes = check_net_file("net.prototxt")
+    assert problems == [] and len(notes) == 1
+    assert notes[0].startswith("net.prototxt:4:") and notes[0].endswith(
+        'warning: layer "bn" (type "BatchNorm") overwrites in place what the gradient of layer "r" is computed from\n'
+        "  brew keeps a copy; the gradient that Caffe computes here is wrong, so results will differ from Caffe's")
+    (working_directory / "fine.prototxt").write_text(IMAGES % (chain.replace("BatchNorm", "Dropout").replace("batch_norm_param { scale_bias: true }", ""), "c"))
+    assert check_net_file("fine.prototxt") == ([], [])
+    (working_directory / "shared.prototxt").write_text('layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 2 dim: 3 } } }' + SHARED["a view"][0])
+    assert "rewrites in place what layer" in "".join(check_net_file("shared.prototxt")[0])
