@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from threading import Lock
 
 import numpy as np
 
@@ -15,19 +16,22 @@ class Pool:
 
     def __init__(self) -> None:
         self.free: list[np.ndarray] = []
+        self.lock = Lock()                   # nets of several threads take from the same pool
 
     def take(self, size: int) -> np.ndarray:
         """An array of at least `size` floats. What it holds is undefined."""
-        at = bisect_left(self.free, size, key=len)
-        if at < len(self.free):
-            return self.free.pop(at)
-        room = size
-        while self.free and room > 0:
-            room -= len(self.free.pop())
+        with self.lock:
+            at = bisect_left(self.free, size, key=len)
+            if at < len(self.free):
+                return self.free.pop(at)
+            room = size
+            while self.free and room > 0:
+                room -= len(self.free.pop())
         return Cpu.empty(size)
 
     def give(self, array: np.ndarray) -> None:
-        insort(self.free, array, key=len)
+        with self.lock:
+            insort(self.free, array, key=len)
 
 
 POOL = Pool()

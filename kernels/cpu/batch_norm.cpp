@@ -199,24 +199,21 @@ struct Gradient {
     for (long b = 0; b < g.blocks; ++b)
       for (long l = 0; l < g.lanes_of(b); l += chunk) units.push_back({b, l, std::min(chunk, g.lanes_of(b) - l)});
     const long many = (long)units.size();
-    const auto all = [&](const Unit& u, std::vector<double>& rows, bool share) {
-      rows.assign(g.outer * kChunk * 2, 0);
+    const auto all = [&](const Unit& u, double* rows, bool share) {
+      std::fill(rows, rows + g.outer * kChunk * 2, 0);
 #pragma omp parallel for if (share)
-      for (long n = 0; n < g.outer; ++n) sums(u, n, rows.data() + n * kChunk * 2);
-      const Factors f = factors(u, rows.data());
+      for (long n = 0; n < g.outer; ++n) sums(u, n, rows + n * kChunk * 2);
+      const Factors f = factors(u, rows);
 #pragma omp parallel for if (share)
       for (long n = 0; n < g.outer; ++n) result(u, n, f);
     };
-    if (g.size() > kGrain && many >= omp_get_max_threads()) {
-#pragma omp parallel
-      {
-        std::vector<double> rows;
-#pragma omp for
-        for (long k = 0; k < many; ++k) all(units[k], rows, false);
-      }
+    const bool by_unit = g.size() > kGrain && many >= omp_get_max_threads();
+    const PerThread<double> scratch(g.outer * kChunk * 2, by_unit);
+    if (by_unit) {
+#pragma omp parallel for
+      for (long k = 0; k < many; ++k) all(units[k], scratch.mine(), false);
     } else {
-      std::vector<double> rows;
-      for (const Unit& u : units) all(u, rows, g.size() > kGrain);
+      for (const Unit& u : units) all(u, scratch.mine(), g.size() > kGrain);
     }
   }
 };
@@ -227,15 +224,21 @@ void bind_batch_norm(py::module_& m) {
   const auto invert = [](const float* var, float eps, float* inverse, long n) { each(n, [=](long c) { inverse[c] = 1 / std::sqrt(var[c] + eps); }); };
   // Mean and variance of each channel, and 1 / sqrt(variance + eps).
   m.def("channel_moments", [invert](const Array& x_, Array& mean_, Array& var_, float eps, Array& inverse_, const Shape& shape) {
-    const Grid g = grid(shape); const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(), *inverse = inverse_.mutable_data(); Release _;
+    const Grid g = grid(shape);
+    sized(g.size(), x_);
+    sized(g.channels, mean_, var_, inverse_);
+    const float* x = x_.data(); float *mean = mean_.mutable_data(), *var = var_.mutable_data(), *inverse = inverse_.mutable_data(); Release _;
     moments(g, x, mean, var);
     invert(var, eps, inverse, g.channels);
   }, nc("x"), nc("mean"), nc("var"), py::arg("eps"), nc("inverse"), py::arg("grid"));
   m.def("inverse_deviation", [invert](const Array& var_, float eps, Array& inverse_) {
+    sized(var_.size(), inverse_);
     invert(var_.data(), eps, inverse_.mutable_data(), var_.size());
   }, nc("var"), py::arg("eps"), nc("inverse"));
   // Stored sums of statistics, each of which keeps `fraction` of itself and takes a batch's; `unbiased` times its variance.
   m.def("absorb_moments", [](const Array& mean_, const Array& var_, float unbiased, float fraction, Array& means_, Array& vars_, Array& count_) {
+    sized(mean_.size(), var_, means_, vars_);
+    sized(1, count_);
     const float *mean = mean_.data(), *var = var_.data(); float *means = means_.mutable_data(), *vars = vars_.mutable_data(), *count = count_.mutable_data();
     for (long c = 0, n = mean_.size(); c < n; ++c) {
       means[c] = mean[c] + fraction * means[c];
@@ -245,10 +248,12 @@ void bind_batch_norm(py::module_& m) {
   }, nc("mean"), nc("var"), py::arg("unbiased"), py::arg("fraction"), nc("means"), nc("vars"), nc("count"));
   // BatchNorm, Scale and perhaps ReLU in one pass: h = (x - mean) * inverse, kept in `normal` if it is given, and
   // y = h * scale + shift, or 0 where that is less and `relu`.
-  m.def("bn_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, const Array& scale_, const Array& shift_, py::object normal_, Array& y_, bool relu, const Shape& shape) {
+  m.def("bn_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, const Array& scale_, const Array& shift_, Optional& normal_, Array& y_, bool relu, const Shape& shape) {
     const Grid g = grid(shape);
+    sized(g.size(), x_, normal_, y_);
+    sized(g.channels, mean_, inverse_, scale_, shift_);
     const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(), *scale = scale_.data(), *shift = shift_.data(); float* y = y_.mutable_data();
-    float* normal = normal_.is_none() ? nullptr : normal_.cast<Array>().mutable_data(); Release _;
+    float* normal = mutable_pointer(normal_); Release _;
     const auto run = [&](auto keep, auto cut) {
       each_of_channel(g, [=](long i, long c) {
         const float h = (x[i] - mean[c]) * inv[c], v = h * scale[c] + shift[c];
@@ -259,57 +264,78 @@ void bind_batch_norm(py::module_& m) {
     using Yes = std::true_type; using No = std::false_type;
     if (normal) relu ? run(Yes(), Yes()) : run(Yes(), No());
     else relu ? run(No(), Yes()) : run(No(), No());
-  }, nc("x"), nc("mean"), nc("inverse"), nc("scale"), nc("shift"), py::arg("normal"), nc("y"), py::arg("relu"), py::arg("grid"));
+  }, nc("x"), nc("mean"), nc("inverse"), nc("scale"), nc("shift"), nc("normal"), nc("y"), py::arg("relu"), py::arg("grid"));
   // The gradients of bn_forward with the batch's own moments; y only if there was a ReLU. dscale and dshift are added to.
-  m.def("bn_backward", [](py::object y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, py::object dscale_, py::object dshift_, Array& dx_, const Shape& shape) {
-    const auto optional = [](py::object& o) { return o.is_none() ? nullptr : o.cast<Array>().mutable_data(); };
-    const Gradient gradient{grid(shape), optional(y_), normal_.data(), dy_.data(), scale_.data(), inverse_.data(), optional(dscale_), optional(dshift_), dx_.mutable_data()};
+  m.def("bn_backward", [](const Optional& y_, const Array& normal_, const Array& dy_, const Array& scale_, const Array& inverse_, Optional& dscale_, Optional& dshift_, Array& dx_, const Shape& shape) {
+    const Grid g = grid(shape);
+    sized(g.size(), y_, normal_, dy_, dx_);
+    sized(g.channels, scale_, inverse_, dscale_, dshift_);
+    const Gradient gradient{g, pointer(y_), normal_.data(), dy_.data(), scale_.data(), inverse_.data(), mutable_pointer(dscale_), mutable_pointer(dshift_), dx_.mutable_data()};
     Release _;
     gradient.run();
-  }, py::arg("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), py::arg("dscale"), py::arg("dshift"), nc("dx"), py::arg("grid"));
+  }, nc("y"), nc("normal"), nc("dy"), nc("scale"), nc("inverse"), nc("dscale"), nc("dshift"), nc("dx"), py::arg("grid"));
   // (x - mean) * inverse, also kept in `normal` if it is given.
-  m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, py::object normal_, const Shape& shape) {
-    const Grid g = grid(shape); const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data();
-    float* normal = normal_.is_none() ? nullptr : normal_.cast<Array>().mutable_data(); Release _;
+  m.def("normalize_forward", [](const Array& x_, const Array& mean_, const Array& inverse_, Array& y_, Optional& normal_, const Shape& shape) {
+    const Grid g = grid(shape);
+    sized(g.size(), x_, y_, normal_);
+    sized(g.channels, mean_, inverse_);
+    const float *x = x_.data(), *mean = mean_.data(), *inv = inverse_.data(); float* y = y_.mutable_data();
+    float* normal = mutable_pointer(normal_); Release _;
     if (normal) each_of_channel(g, [=](long i, long c) { normal[i] = y[i] = (x[i] - mean[c]) * inv[c]; });
     else each_of_channel(g, [=](long i, long c) { y[i] = (x[i] - mean[c]) * inv[c]; });
-  }, nc("x"), nc("mean"), nc("inverse"), nc("y"), py::arg("normal"), py::arg("grid"));
+  }, nc("x"), nc("mean"), nc("inverse"), nc("y"), nc("normal"), py::arg("grid"));
   // dx = (dy - mean(dy) - mean(dy y) y) * inverse
   m.def("normalize_backward", [](const Array& y_, const Array& dy_, const Array& inverse_, Array& dx_, const Shape& shape) {
-    const Gradient gradient{grid(shape), nullptr, y_.data(), dy_.data(), nullptr, inverse_.data(), nullptr, nullptr, dx_.mutable_data()};
+    const Grid g = grid(shape);
+    sized(g.size(), y_, dy_, dx_);
+    sized(g.channels, inverse_);
+    const Gradient gradient{g, nullptr, y_.data(), dy_.data(), nullptr, inverse_.data(), nullptr, nullptr, dx_.mutable_data()};
     Release _;
     gradient.run();
   }, nc("y"), nc("dy"), nc("inverse"), nc("dx"), py::arg("grid"));
   // The learned slopes of PReLU, one for each channel.
   m.def("prelu_forward", [](const Array& x_, const Array& slope_, Array& y_, const Shape& shape) {
-    const Grid g = grid(shape); const float *x = x_.data(), *slope = slope_.data(); float* y = y_.mutable_data(); Release _;
+    const Grid g = grid(shape);
+    sized(g.size(), x_, y_);
+    sized(g.channels, slope_);
+    const float *x = x_.data(), *slope = slope_.data(); float* y = y_.mutable_data(); Release _;
     each_of_channel(g, [=](long i, long c) { y[i] = prelu(x[i], slope[c]); });
   }, nc("x"), nc("slope"), nc("y"), py::arg("grid"));
   m.def("prelu_backward", [](const Array& x_, const Array& slope_, const Array& dy_, Array& dx_, const Shape& shape) {
-    const Grid g = grid(shape); const float *x = x_.data(), *slope = slope_.data(), *dy = dy_.data(); float* dx = dx_.mutable_data(); Release _;
+    const Grid g = grid(shape);
+    sized(g.size(), x_, dy_, dx_);
+    sized(g.channels, slope_);
+    const float *x = x_.data(), *slope = slope_.data(), *dy = dy_.data(); float* dx = dx_.mutable_data(); Release _;
     each_of_channel(g, [=](long i, long c) { dx[i] = prelu_grad(x[i], dy[i], slope[c]); });
   }, nc("x"), nc("slope"), nc("dy"), nc("dx"), py::arg("grid"));
   m.def("prelu_slopes", [](const Array& x_, const Array& dy_, Array& dslope_, const Shape& shape) {
-    const Grid g = grid(shape); const float *x = x_.data(), *dy = dy_.data(); float* dslope = dslope_.mutable_data(); Release _;
+    const Grid g = grid(shape);
+    sized(g.size(), x_, dy_);
+    sized(g.channels, dslope_);
+    const float *x = x_.data(), *dy = dy_.data(); float* dslope = dslope_.mutable_data(); Release _;
     std::vector<double> sums(g.channels);
     channel_sums(g, sums.data(), [=](long i, long) { return x[i] > 0 ? 0.0f : dy[i] * x[i]; });
     for (long c = 0; c < g.channels; ++c) dslope[c] += (float)sums[c];
   }, nc("x"), nc("dy"), nc("dslope"), py::arg("grid"));
-  // y = x * scale + bias; either may be absent
-  m.def("scale_forward", [](const Array& x_, py::object scale_, py::object bias_, Array& y_, const Shape& shape) {
-    const Grid g = grid(shape); const float* x = x_.data(); float* y = y_.mutable_data();
-    const float* s = scale_.is_none() ? nullptr : scale_.cast<Array>().data();
-    const float* b = bias_.is_none() ? nullptr : bias_.cast<Array>().data(); Release _;
+  // y = x * scale + bias; one of them may be absent
+  m.def("scale_forward", [](const Array& x_, const Optional& scale_, const Optional& bias_, Array& y_, const Shape& shape) {
+    const Grid g = grid(shape);
+    sized(g.size(), x_, y_);
+    sized(g.channels, scale_, bias_);
+    require(scale_ || bias_, "scale_forward takes a scale, a bias or both");
+    const float *x = x_.data(), *s = pointer(scale_), *b = pointer(bias_); float* y = y_.mutable_data(); Release _;
     if (s && b) each_of_channel(g, [=](long i, long c) { y[i] = x[i] * s[c] + b[c]; });
     else if (s) each_of_channel(g, [=](long i, long c) { y[i] = x[i] * s[c]; });
     else each_of_channel(g, [=](long i, long c) { y[i] = x[i] + b[c]; });
-  }, nc("x"), py::arg("scale"), py::arg("bias"), nc("y"), py::arg("grid"));
+  }, nc("x"), nc("scale"), nc("bias"), nc("y"), py::arg("grid"));
   // dscale += sum of dy x, dbias += sum of dy; either may be absent
-  m.def("scale_gradients", [](py::object x_, const Array& dy_, py::object dscale_, py::object dbias_, const Shape& shape) {
-    const Grid g = grid(shape); const float* dy = dy_.data();
-    float* ds = dscale_.is_none() ? nullptr : dscale_.cast<Array>().mutable_data();
-    float* db = dbias_.is_none() ? nullptr : dbias_.cast<Array>().mutable_data();
-    const float* x = ds ? x_.cast<Array>().data() : nullptr; Release _;
+  m.def("scale_gradients", [](const Optional& x_, const Array& dy_, Optional& dscale_, Optional& dbias_, const Shape& shape) {
+    const Grid g = grid(shape);
+    sized(g.size(), x_, dy_);
+    sized(g.channels, dscale_, dbias_);
+    require(x_ || !dscale_, "the gradient of a scale needs x");
+    const float *dy = dy_.data(), *x = dscale_ ? pointer(x_) : nullptr;
+    float *ds = mutable_pointer(dscale_), *db = mutable_pointer(dbias_); Release _;
     std::vector<double> sums(2 * g.channels);
     if (x) channel_sums(g, sums.data(), [=](long i, long) { return dy[i]; }, [=](long i, long) { return dy[i] * x[i]; });
     else channel_sums(g, sums.data(), [=](long i, long) { return dy[i]; });
@@ -317,6 +343,6 @@ void bind_batch_norm(py::module_& m) {
       if (db) db[c] += (float)sums[c];
       if (ds) ds[c] += (float)sums[g.channels + c];
     }
-  }, py::arg("x"), nc("dy"), py::arg("dscale"), py::arg("dbias"), py::arg("grid"));
+  }, nc("x"), nc("dy"), nc("dscale"), nc("dbias"), py::arg("grid"));
 }
 }  // namespace BREW_ISA

@@ -14,9 +14,16 @@ void gemm(bool ta, bool tb, int m, int n, int k, float alpha, const float* a, co
 ConvShape conv_shape(const std::vector<int>& v) {   // axes, then for each axis: in, out, kernel, stride, pad, dilation
   ConvShape s;
   s.axes = v.at(0);
-  if (s.axes > kMaxAxes) throw std::invalid_argument("a convolution has at most " + std::to_string(kMaxAxes) + " spatial axes");
-  for (int a = 0; a < s.axes; ++a)
-    s.axis[a] = {v.at(1 + 6 * a), v.at(2 + 6 * a), v.at(3 + 6 * a), v.at(4 + 6 * a), v.at(5 + 6 * a), v.at(6 + 6 * a)};
+  if (s.axes < 0 || s.axes > kMaxAxes) throw std::invalid_argument("a convolution has at most " + std::to_string(kMaxAxes) + " spatial axes");
+  long in = 1, out = 1, kernel = 1;                   // the products that in_count() and others will take
+  for (int a = 0; a < s.axes; ++a) {
+    const ConvAxis& x = s.axis[a] = {v.at(1 + 6 * a), v.at(2 + 6 * a), v.at(3 + 6 * a), v.at(4 + 6 * a), v.at(5 + 6 * a), v.at(6 + 6 * a)};
+    require(x.dilation > 0, "an axis needs a dilation above 0");
+    check_axis(x.in, x.out, x.kernel, x.stride, x.pad, (x.kernel - 1L) * x.dilation + 1);
+    in = volume({in, x.in});
+    out = volume({out, x.out});
+    kernel = volume({kernel, x.kernel});
+  }
   return s;
 }
 
@@ -88,6 +95,19 @@ struct Conv {
   long width() const { return out_count(s); }
 };
 
+// The convolution of arrays of these sizes.
+Conv conv(const std::vector<int>& shape, long images, long channels, long outputs, long groups, const Array& x, const Array& w, const Optional& bias, const Array& y) {
+  const Conv v{conv_shape(shape), images, channels, outputs, groups};
+  require(groups > 0 && channels % groups == 0 && outputs % groups == 0, "groups must divide the channels and the outputs");
+  require(volume({channels / groups, kernel_count(v.s)}) <= INT_MAX && v.width() <= INT_MAX && outputs <= INT_MAX && channels <= INT_MAX, "a matrix has at most 2^31 - 1 rows");
+  volume({channels, kernel_count(v.s), v.width()});
+  sized(volume({images, channels, in_count(v.s)}), x);
+  sized(volume({outputs, channels / groups, kernel_count(v.s)}), w);
+  sized(volume({images, outputs, v.width()}), y);
+  sized(outputs, bias);
+  return v;
+}
+
 void add_bias(const Conv& v, const float* bias, float* out) {         // of one image
   for (long o = 0; o < v.outputs; ++o)
     for (long i = 0; i < v.width(); ++i) out[o * v.width() + i] += bias[o];
@@ -144,12 +164,14 @@ void depthwise_data(const Conv& v, const float* dy, const float* w, float* dx) {
 }
 void depthwise_weights(const Conv& v, const float* x, const float* dy, float* dw, float beta) {
   const long kernel = kernel_count(v.s), width = v.width(), plane = in_count(v.s), each = v.outputs / v.channels;
-#pragma omp parallel for if (v.images * v.outputs * width > kGrain)
+  const bool parallel = v.images * v.outputs * width > kGrain;
+  const PerThread<float> scratch(kernel, parallel);
+#pragma omp parallel for if (parallel)
   for (long output = 0; output < v.outputs; ++output) {
-    std::vector<float> sums(kernel, 0.0f);
+    float* total = scratch.mine();
+    std::fill(total, total + kernel, 0.0f);
     for (long n = 0; n < v.images; ++n) {
       const float *image = x + (n * v.channels + output / each) * plane, *out = dy + (n * v.outputs + output) * width;
-      float* total = sums.data();
       each_line(v.s, [=](const Line& line, long at, long k) {
         float sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -157,7 +179,7 @@ void depthwise_weights(const Conv& v, const float* x, const float* dy, float* dw
         total[k] += sum;
       });
     }
-    for (long k = 0; k < kernel; ++k) dw[output * kernel + k] = (beta == 0 ? 0 : beta * dw[output * kernel + k]) + sums[k];
+    for (long k = 0; k < kernel; ++k) dw[output * kernel + k] = (beta == 0 ? 0 : beta * dw[output * kernel + k]) + total[k];
   }
 }
 
@@ -208,35 +230,44 @@ void backward_weights(const Conv& v, const float* x, const float* dy, float* dw,
   }
 }
 
+ConvShape columns_shape(const std::vector<int>& shape, int channels, const Array& image, const Array& columns) {
+  const ConvShape s = conv_shape(shape);
+  sized(volume({channels, in_count(s)}), image);
+  sized(volume({channels, kernel_count(s), out_count(s)}), columns);
+  return s;
+}
+
 void bind_convolution(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
-  const auto optional = [](py::object& o) { return o.is_none() ? nullptr : o.cast<Array>().mutable_data(); };
   using Shape = std::vector<int>;
   m.def("gemm", [](bool ta, bool tb, int rows, int cols, int inner, const Array& a, const Array& b, Array& c, float beta) {
+    sized(volume({rows, inner}), a);
+    sized(volume({inner, cols}), b);
+    sized(volume({rows, cols}), c);
     const float *p = a.data(), *q = b.data(); float* r = c.mutable_data(); Release _;
     gemm(ta, tb, rows, cols, inner, 1, p, q, beta, r);
   }, py::arg("ta"), py::arg("tb"), py::arg("rows"), py::arg("cols"), py::arg("inner"), nc("a"), nc("b"), nc("c"), py::arg("beta"));
-  m.def("conv_forward", [=](const Array& x, const Array& w, py::object bias, Array& y, long images, long channels, long outputs, long groups, const Shape& shape) {
-    const Conv v{conv_shape(shape), images, channels, outputs, groups};
-    const float *a = x.data(), *b = w.data(), *c = optional(bias); float* d = y.mutable_data(); Release _;
+  m.def("conv_forward", [](const Array& x, const Array& w, const Optional& bias, Array& y, long images, long channels, long outputs, long groups, const Shape& shape) {
+    const Conv v = conv(shape, images, channels, outputs, groups, x, w, bias, y);
+    const float *a = x.data(), *b = w.data(), *c = pointer(bias); float* d = y.mutable_data(); Release _;
     forward(v, a, b, c, d);
-  }, nc("x"), nc("w"), py::arg("bias"), nc("y"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
+  }, nc("x"), nc("w"), nc("bias"), nc("y"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
   m.def("conv_backward_data", [](const Array& dy, const Array& w, Array& dx, long images, long channels, long outputs, long groups, const Shape& shape) {
-    const Conv v{conv_shape(shape), images, channels, outputs, groups};
+    const Conv v = conv(shape, images, channels, outputs, groups, dx, w, {}, dy);
     const float *a = dy.data(), *b = w.data(); float* d = dx.mutable_data(); Release _;
     backward_data(v, a, b, d);
   }, nc("dy"), nc("w"), nc("dx"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
-  m.def("conv_backward_weights", [=](const Array& x, const Array& dy, Array& dw, py::object dbias, float beta, long images, long channels, long outputs, long groups, const Shape& shape) {
-    const Conv v{conv_shape(shape), images, channels, outputs, groups};
-    const float *a = x.data(), *b = dy.data(); float *c = dw.mutable_data(), *d = optional(dbias); Release _;
+  m.def("conv_backward_weights", [](const Array& x, const Array& dy, Array& dw, Optional& dbias, float beta, long images, long channels, long outputs, long groups, const Shape& shape) {
+    const Conv v = conv(shape, images, channels, outputs, groups, x, dw, dbias, dy);
+    const float *a = x.data(), *b = dy.data(); float *c = dw.mutable_data(), *d = mutable_pointer(dbias); Release _;
     backward_weights(v, a, b, c, d, beta);
-  }, nc("x"), nc("dy"), nc("dw"), py::arg("dbias"), py::arg("beta"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
+  }, nc("x"), nc("dy"), nc("dw"), nc("dbias"), py::arg("beta"), py::arg("images"), py::arg("channels"), py::arg("outputs"), py::arg("groups"), py::arg("shape"));
   m.def("im2col", [](const Array& image, Array& columns, int channels, const Shape& shape) {
-    const ConvShape s = conv_shape(shape); const float* a = image.data(); float* b = columns.mutable_data(); Release _;
+    const ConvShape s = columns_shape(shape, channels, image, columns); const float* a = image.data(); float* b = columns.mutable_data(); Release _;
     im2col(a, b, channels, s);
   }, nc("image"), nc("columns"), py::arg("channels"), py::arg("shape"));
   m.def("col2im", [](const Array& columns, Array& image, int channels, const Shape& shape) {
-    const ConvShape s = conv_shape(shape); const float* a = columns.data(); float* b = image.mutable_data(); Release _;
+    const ConvShape s = columns_shape(shape, channels, image, columns); const float* a = columns.data(); float* b = image.mutable_data(); Release _;
     col2im(a, b, channels, s);
   }, nc("columns"), nc("image"), py::arg("channels"), py::arg("shape"));
   m.def("set_blas_threads", [](int n) { scipy_openblas_set_num_threads(n); });

@@ -1,25 +1,14 @@
-// What every CPU kernel file shares: arrays from Python, the channel grid, and when a loop is worth two threads.
+// What every CPU kernel file shares: the channel grid, scratch memory, and when a loop is worth two threads.
 #pragma once
 #include <omp.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
-namespace py = pybind11;
-
-// Contiguous float32; bound with .noconvert(), for a converted copy would swallow the result.
-using Array = py::array_t<float, py::array::c_style>;
-using Ints = py::array_t<std::int32_t, py::array::c_style>;
-using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+#include "arguments.h"
 
 // A loop over fewer elements than this runs on one thread: waking the others takes longer.
 constexpr long kGrain = 8192;
@@ -33,6 +22,8 @@ struct Grid {
 };
 inline Grid grid(const std::vector<long>& v) {
   const Grid g{v.at(0), v.at(1), v.at(2), v.at(3), v.at(4)};
+  volume({g.outer, g.blocks, g.spatial, g.lanes});
+  require(g.lanes > 0 && g.channels >= 0 && g.blocks == (g.channels + g.lanes - 1) / g.lanes, "the grid's blocks do not hold its channels");
   if (g.spatial == 1 && g.lanes == 1) return {1, 1, g.outer, g.blocks, g.channels};      // rows of channels: the same order
   return g;
 }
@@ -50,6 +41,21 @@ inline void each(long n, F f) {
     for (long i = begin; i < end; ++i) g(i);
   }
 }
+
+// Scratch for the threads of a parallel region, allocated before it: an exception inside a region would end the process.
+// Contents are undefined. `parallel`: the region's own condition for running on more than one thread.
+template <class T>
+class PerThread {
+ public:
+  PerThread(long each, bool parallel)
+      : each_((each + kLine - 1) / kLine * kLine + kLine), data_(new T[(std::size_t)volume({each_, parallel ? omp_get_max_threads() : 1})]) {}
+  T* mine() const { return data_.get() + each_ * omp_get_thread_num(); }
+
+ private:
+  static constexpr long kLine = 64 / sizeof(T);       // threads write to different cache lines
+  long each_;
+  std::unique_ptr<T[]> data_;
+};
 
 // Memory that lasts from call to call.
 struct Buffer {

@@ -93,10 +93,13 @@ inline void columns(const Product& p, const float* packed, long o, long k, long 
 void gemm_nt(const Product& p) {
   const long depth = std::min(std::max(std::min(kCache / std::max(p.rows, 1L), kDeepest) / kLanes, 8L) * kLanes, p.inner);
   const long units = (p.cols + kCols - 1) / kCols;
-#pragma omp parallel if (p.rows * p.cols * p.inner > 16 * kGrain)
+  const bool parallel = p.rows * p.cols * p.inner > 16 * kGrain;
+  const long each = (p.rows * depth + 15) / 16 * 16;
+  static thread_local Buffer buffer;                     // for all threads of the region, in which nothing may be allocated
+  float* const scratch = buffer.get(volume({each, parallel ? omp_get_max_threads() : 1}));
+#pragma omp parallel if (parallel)
   {
-    thread_local Buffer buffer;
-    float* packed = buffer.get(p.rows * depth);
+    float* packed = scratch + each * omp_get_thread_num();
     const long threads = omp_get_num_threads(), t = omp_get_thread_num();
     const long begin = units * t / threads * kCols, end = std::min(units * (t + 1) / threads * kCols, p.cols);
     for (long k = 0; k < p.inner; k += depth) {
@@ -113,7 +116,9 @@ void gemm_nt(const Product& p) {
 
 void bind_gemm_nt(py::module_& m) {
   m.def("gemm_nt", [](long rows, long cols, long inner, const Array& a, const Array& b, Array& c, float beta) {
-    if (a.size() != rows * inner || b.size() != cols * inner || c.size() != rows * cols) throw std::invalid_argument("gemm_nt: arrays of other sizes");
+    sized(volume({rows, inner}), a);
+    sized(volume({cols, inner}), b);
+    sized(volume({rows, cols}), c);
     const Product p{a.data(), b.data(), c.mutable_data(), rows, cols, inner, beta};
     Release _;
     gemm_nt(p);

@@ -31,13 +31,19 @@ void from_lanes(const float* in, float* plain, const Grid& g) {
 }
 
 void bind_layout(py::module_& m) {
-  m.def("to_lanes", [](const Array& plain, Array& out, const std::vector<long>& g) {
+  m.def("to_lanes", [](const Array& plain, Array& out, const std::vector<long>& shape) {
+    const Grid g = grid(shape);
+    sized(volume({g.outer, g.channels, g.spatial}), plain);
+    sized(g.size(), out);
     const float* x = plain.data(); float* y = out.mutable_data(); Release _;
-    to_lanes(x, y, grid(g));
+    to_lanes(x, y, g);
   }, py::arg("plain").noconvert(), py::arg("out").noconvert(), py::arg("grid"));
-  m.def("from_lanes", [](const Array& in, Array& plain, const std::vector<long>& g) {
+  m.def("from_lanes", [](const Array& in, Array& plain, const std::vector<long>& shape) {
+    const Grid g = grid(shape);
+    sized(g.size(), in);
+    sized(volume({g.outer, g.channels, g.spatial}), plain);
     const float* x = in.data(); float* y = plain.mutable_data(); Release _;
-    from_lanes(x, y, grid(g));
+    from_lanes(x, y, g);
   }, py::arg("in").noconvert(), py::arg("plain").noconvert(), py::arg("grid"));
 }
 }  // namespace BREW_ISA

@@ -20,8 +20,13 @@ void bind_lstm(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   // gates (N, 4 H) become their activations; c, the new cell, its tanh and h are (N, H), cont (N).
   m.def("lstm_forward", [](Array& gates_, const Array& c_, const Array& cont_, Array& new_, Array& tanh_, Array& h_) {
+    require(c_.ndim() == 2, "lstm: the cell needs the shape (N, H)");
+    const long N = c_.shape(0), H = c_.shape(1);
+    sized(N, cont_);
+    sized(N * H, c_, new_, tanh_, h_);
+    sized(N * H * 4, gates_);
     float *gates = gates_.mutable_data(), *fresh = new_.mutable_data(), *tanh_c = tanh_.mutable_data(), *h = h_.mutable_data();
-    const float *c = c_.data(), *cont = cont_.data(); const long N = cont_.size(), H = c_.size() / std::max(N, 1L); Release _;
+    const float *c = c_.data(), *cont = cont_.data(); Release _;
     each_unit(N, H, [=](long n, long at, long g) {
       const Cell s = lstm_cell(gates[g], gates[g + H], gates[g + 2 * H], gates[g + 3 * H], c[at], cont[n]);
       gates[g] = s.i; gates[g + H] = s.f; gates[g + 2 * H] = s.o; gates[g + 3 * H] = s.g;
@@ -30,8 +35,12 @@ void bind_lstm(py::module_& m) {
   }, nc("gates"), nc("c"), nc("cont"), nc("new"), nc("tanh"), nc("h"));
   // d (N, 4 H) from dy + dh; dc becomes that of the old cell.
   m.def("lstm_backward", [](const Array& gates_, const Array& c_, const Array& tanh_, const Array& dy_, const Array& dh_, Array& dc_, Array& d_) {
+    require(c_.ndim() == 2, "lstm: the cell needs the shape (N, H)");
+    const long N = c_.shape(0), H = c_.shape(1);
+    sized(N * H, c_, tanh_, dy_, dh_, dc_);
+    sized(N * H * 4, gates_, d_);
     const float *gates = gates_.data(), *c = c_.data(), *tanh_c = tanh_.data(), *dy = dy_.data(), *dh = dh_.data();
-    float *dc = dc_.mutable_data(), *d = d_.mutable_data(); const long N = gates_.shape(0), H = c_.size() / std::max(N, 1L); Release _;
+    float *dc = dc_.mutable_data(), *d = d_.mutable_data(); Release _;
     each_unit(N, H, [=](long, long at, long g) {
       const Cell s{gates[g], gates[g + H], gates[g + 2 * H], gates[g + 3 * H], 0, tanh_c[at]};
       const CellGrad r = lstm_grad(s, c[at], dy[at] + dh[at], dc[at]);

@@ -29,10 +29,12 @@ template <class F, class G>
 void bind_function(py::module_& m, const std::string& name, F f, G df) {
   const auto nc = [](const char* arg) { return py::arg(arg).noconvert(); };
   m.def((name + "_forward").c_str(), [f](const Array& x, Array& y, float a, float b, float c) {
+    sized(x.size(), y);
     const float* p = x.data(); float* q = y.mutable_data(); Release _;
     each(x.size(), [=](long i) { q[i] = f(p[i], a, b, c); });
   }, nc("x"), nc("y"), py::arg("a"), py::arg("b"), py::arg("c"));
   m.def((name + "_backward").c_str(), [df](const Array& x, const Array& y, const Array& dy, Array& dx, float a, float b, float c) {
+    sized(x.size(), y, dy, dx);
     const float *p = x.data(), *q = y.data(), *d = dy.data(); float* r = dx.mutable_data(); Release _;
     each(x.size(), [=](long i) { r[i] = df(p[i], q[i], d[i], a, b, c); });
   }, nc("x"), nc("y"), nc("dy"), nc("dx"), py::arg("a"), py::arg("b"), py::arg("c"));
@@ -53,30 +55,37 @@ void bind_neuron(py::module_& m) {
   BREW_FUNCTION(swish);
   BREW_FUNCTION(threshold);
   m.def("relu_forward", [](const Array& x, Array& y, float slope) {
+    sized(x.size(), y);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     each(x.size(), [=](long i) { b[i] = relu(a[i], slope); });
   }, nc("x"), nc("y"), py::arg("slope"));
   m.def("relu_backward", [](const Array& y, const Array& dy, Array& dx, float slope) {
+    sized(y.size(), dy, dx);
     const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
     each(y.size(), [=](long i) { b[i] = relu_grad(a[i], d[i], slope); });
   }, nc("y"), nc("dy"), nc("dx"), py::arg("slope"));
   m.def("sigmoid_forward", [](const Array& x, Array& y) {
+    sized(x.size(), y);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     each(x.size(), [=](long i) { b[i] = sigmoid(a[i]); });
   }, nc("x"), nc("y"));
   m.def("sigmoid_backward", [](const Array& y, const Array& dy, Array& dx) {
+    sized(y.size(), dy, dx);
     const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
     each(y.size(), [=](long i) { b[i] = sigmoid_grad(a[i], d[i]); });
   }, nc("y"), nc("dy"), nc("dx"));
   m.def("tanh_forward", [](const Array& x, Array& y) {
+    sized(x.size(), y);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     each(x.size(), [=](long i) { b[i] = tanh_of(a[i]); });
   }, nc("x"), nc("y"));
   m.def("tanh_backward", [](const Array& y, const Array& dy, Array& dx) {
+    sized(y.size(), dy, dx);
     const float *a = y.data(), *d = dy.data(); float* b = dx.mutable_data(); Release _;
     each(y.size(), [=](long i) { b[i] = tanh_grad(a[i], d[i]); });
   }, nc("y"), nc("dy"), nc("dx"));
   m.def("dropout", [](const Array& x, Array& y, std::uint64_t key, std::uint64_t stream, std::uint32_t threshold, float scale) {
+    sized(x.size(), y);
     const float* a = x.data(); float* b = y.mutable_data(); const long n = x.size(); Release _;
     dropout(a, b, n, key, stream, threshold, scale);
   }, nc("x"), nc("y"), py::arg("key"), py::arg("stream"), py::arg("threshold"), py::arg("scale"));

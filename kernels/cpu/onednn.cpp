@@ -1,20 +1,14 @@
 // Convolution and matrix products by oneDNN, as the module _onednn. It has no arithmetic of its own.
 #include <dnnl.hpp>
 #include <omp.h>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstdlib>
 #include <map>
 #include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
-namespace py = pybind11;
+#include "arguments.h"
+
 using namespace dnnl;
-using Array = py::array_t<float, py::array::c_style>;
 using Dims = memory::dims;
 
 namespace {
@@ -64,6 +58,8 @@ memory::desc plain(const Dims& dims) {
   for (int a = (int)dims.size() - 1; a >= 0; --a) { strides[a] = step; step *= dims[a]; }
   return memory::desc(dims, memory::data_type::f32, strides);
 }
+
+long floats(const memory::desc& d) { return (long)(d.get_size() / sizeof(float)); }      // padding included
 
 // A primitive with its memories, made once and fed pointers. Its arguments stay in one array, as the C interface takes
 // them: filling a map for every call cost as much as a small convolution.
@@ -116,7 +112,7 @@ class Reorder {
 // The format of a weight blob, as the forward primitive wants it. Equal formats can share one array.
 struct WeightFormat {
   memory::desc desc, flat;
-  long size() const { return (long)(desc.get_size() / sizeof(float)); }      // floats, padding included
+  long size() const { return floats(desc); }
   bool is_plain() const { return desc == flat; }
   // The block of channels, if 2-d weights lie as (K/block, C/block, height, width, block of C, block of K), group by group; or 0.
   int block() const {
@@ -127,8 +123,16 @@ struct WeightFormat {
           (dims.size() == 5 && desc == memory::desc(dims, memory::data_type::f32, b == 8 ? tag::gOIhw8i8o : tag::gOIhw16i16o))) return b;
     return 0;
   }
-  void pack(const Array& from, Array& to) const { Reorder().run(flat, from.data(), desc, to.mutable_data()); }
-  void unpack(const Array& from, Array& to) const { Reorder().run(desc, from.data(), flat, to.mutable_data()); }
+  void pack(const Array& from, Array& to) const {
+    sized(floats(flat), from);
+    sized(size(), to);
+    Reorder().run(flat, from.data(), desc, to.mutable_data());
+  }
+  void unpack(const Array& from, Array& to) const {
+    sized(size(), from);
+    sized(floats(flat), to);
+    Reorder().run(desc, from.data(), flat, to.mutable_data());
+  }
 };
 
 // While it lives, the library works on one thread, if `wanted`.
@@ -149,7 +153,9 @@ class Convolution {
   // bias; `add` another array like the result; a ReLU of this slope.
   Convolution(const Dims& in, const Dims& out, const Dims& kernel, const Dims& stride, const Dims& pad, const Dims& dilation,
               long groups, bool bias, int in_lanes, int out_lanes, bool add, std::optional<float> relu, const WeightFormat* format)
-      : in_(activation(in, in_lanes)), out_(activation(out, out_lanes)), stride_(stride), pad_(pad), bias_(bias) {
+      : in_(activation(in, in_lanes)), out_(activation(out, out_lanes)), stride_(stride), pad_(pad), bias_(bias), add_(add) {
+    const size_t axes = kernel.size();
+    require(axes > 0 && in.size() == axes + 2 && out.size() == axes + 2 && stride.size() == axes && pad.size() == axes && dilation.size() == axes, "each spatial axis needs all of its numbers");
     double work = 2.0 * in[1] / groups;
     for (auto n : out) work *= n;
     for (auto n : kernel) work *= n;
@@ -187,11 +193,16 @@ class Convolution {
     return names;
   }
 
-  void forward(const Array& x, const Array& w, const py::object& b, Array& y, const py::object& addend) {
-    if (!addend.is_none()) forward_.set(kAddend, addend.cast<Array>().data());
+  void forward(const Array& x, const Array& w, const Optional& b, Array& y, const Optional& addend) {
+    sized(floats(in_), x);
+    sized(floats(out_), y, addend);
+    sized(format_.size(), w);
+    require(b.has_value() == bias_ && addend.has_value() == add_, "a bias or an array to add, where the convolution was made without, or none");
+    if (b) sized(floats(bias_desc_), *b);
+    if (addend) forward_.set(kAddend, addend->data());
     forward_.set(DNNL_ARG_SRC, x.data());
     forward_.set(DNNL_ARG_WEIGHTS, w.data());
-    if (bias_) forward_.set(DNNL_ARG_BIAS, b.cast<Array>().data());
+    if (bias_) forward_.set(DNNL_ARG_BIAS, b->data());
     forward_.set(DNNL_ARG_DST, y.mutable_data());
     py::gil_scoped_release _;
     const OneThread one(small_);
@@ -204,6 +215,9 @@ class Convolution {
   std::string weights_kernel() { return weights_description().impl_info_str(); }
 
   void backward_data(const Array& dy, const Array& w, Array& dx) {
+    sized(floats(out_), dy);
+    sized(format_.size(), w);
+    sized(floats(in_), dx);
     const float *a = dy.data(), *b = w.data();
     float* c = dx.mutable_data();
     py::gil_scoped_release _;
@@ -229,10 +243,15 @@ class Convolution {
   }
 
   // beta 0: the gradients replace what dw and db hold; else they are added to it.
-  void backward_weights(const Array& x, const Array& dy, Array& dw, const py::object& db, float beta) {
+  void backward_weights(const Array& x, const Array& dy, Array& dw, Optional& db, float beta) {
+    sized(floats(in_), x);
+    sized(floats(out_), dy);
+    sized(format_.size(), dw);
+    require(db.has_value() == bias_, "the gradient of a bias, where the convolution was made without one, or none");
+    if (db) sized(floats(bias_desc_), *db);
     const bool add = beta != 0;
     const float *a = x.data(), *b = dy.data();
-    float *c = dw.mutable_data(), *d = bias_ ? db.cast<Array>().mutable_data() : nullptr;
+    float *c = dw.mutable_data(), *d = mutable_pointer(db);
     py::gil_scoped_release _;
     const OneThread one(small_);
     if (!weights_) {
@@ -276,7 +295,7 @@ class Convolution {
 
   memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
   Dims stride_, pad_, pad_end_, dilation_;
-  bool bias_, small_;
+  bool bias_, add_, small_;
   convolution_forward::primitive_desc pd_;
   WeightFormat format_;
   Step forward_;
@@ -302,15 +321,25 @@ PYBIND11_MODULE(_onednn, m) {
            py::arg("bias"), py::arg("in_lanes"), py::arg("out_lanes"), py::arg("add"), py::arg("relu"), py::arg("format"))
       .def_property_readonly("format", &Convolution::format)
       .def_property_readonly("kernels", &Convolution::kernels)
-      .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b"), py::arg("y").noconvert(),
-           py::arg("addend") = py::none())
+      .def("forward", &Convolution::forward, py::arg("x").noconvert(), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("y").noconvert(),
+           py::arg("addend").noconvert() = py::none())
       .def_property_readonly("data_kernel", &Convolution::data_kernel)
       .def_property_readonly("weights_kernel", &Convolution::weights_kernel)
       .def("backward_data", &Convolution::backward_data, py::arg("dy").noconvert(), py::arg("w").noconvert(), py::arg("dx").noconvert())
       .def("backward_weights", &Convolution::backward_weights, py::arg("x").noconvert(), py::arg("dy").noconvert(),
-           py::arg("dw").noconvert(), py::arg("db"), py::arg("beta"));
-  py::register_exception<dnnl::error>(m, "Unsupported", PyExc_RuntimeError);
+           py::arg("dw").noconvert(), py::arg("db").noconvert(), py::arg("beta"));
+  static py::exception<dnnl::error> unsupported(m, "Unsupported", PyExc_RuntimeError);
+  py::register_exception_translator([](std::exception_ptr p) {
+    try {
+      if (p) std::rethrow_exception(p);
+    } catch (const dnnl::error& e) {
+      PyErr_SetString(e.status == dnnl_out_of_memory ? PyExc_MemoryError : unsupported.ptr(), e.what());
+    }
+  });
   m.def("gemm", [](bool ta, bool tb, long rows, long cols, long inner, const Array& a, const Array& b, Array& c, float beta) {
+    sized(volume({rows, inner}), a);
+    sized(volume({inner, cols}), b);
+    sized(volume({rows, cols}), c);
     const float *p = a.data(), *q = b.data();
     float* r = c.mutable_data();
     py::gil_scoped_release _;

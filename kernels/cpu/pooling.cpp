@@ -10,8 +10,15 @@
 
 namespace BREW_ISA {
 
-PoolShape pool_shape(const std::vector<int>& v) {
-  return {v.at(0), v.at(1), v.at(2), v.at(3), v.at(4), v.at(5), v.at(6), v.at(7), v.at(8), v.at(9)};
+// The shape for an image and a result of these planes and lanes.
+PoolShape pool_shape(const std::vector<int>& v, const Array& image, const Array& result, long planes, long lanes) {
+  const PoolShape s{v.at(0), v.at(1), v.at(2), v.at(3), v.at(4), v.at(5), v.at(6), v.at(7), v.at(8), v.at(9)};
+  check_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_h, s.kernel_h);
+  check_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_w, s.kernel_w);
+  require((long)s.height * s.width <= INT_MAX, "a plane has at most 2^31 - 1 pixels");
+  sized(volume({planes, s.height, s.width, lanes}), image);
+  sized(volume({planes, s.out_height, s.out_width, lanes}), result);
+  return s;
 }
 
 constexpr int kStep = 16;          // lanes worked on at a time: one register of AVX-512, two of AVX2
@@ -93,10 +100,11 @@ void max_backward(const float* dy, const int* winner, float* dx, long planes, lo
   for (long p = 0; p < planes; ++p) {
     float* d = dx + p * in;
     std::memset(d, 0, in * sizeof(float));
+    const std::uint32_t pixels = s.height * s.width;
     for (long o = 0; o < out; o += lanes)
       for (long l = 0; l < lanes; ++l) {
-        const int at = winner[p * out + o + l];
-        if (at >= 0) d[at * lanes + l] += dy[p * out + o + l];
+        const std::uint32_t at = winner[p * out + o + l];             // -1, a window without pixels, is the largest
+        if (at < pixels) d[at * lanes + l] += dy[p * out + o + l];
       }
   }
 }
@@ -155,18 +163,21 @@ void each_window(const float* x, long planes, const PoolShape& s, F f) {
 void bind_pooling(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   using Shape = std::vector<int>;
-  m.def("max_pool_forward", [](const Array& x, Array& y, const py::object& winner, long planes, long lanes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
-    const float* a = x.data(); float* b = y.mutable_data(); int* w = winner.is_none() ? nullptr : winner.cast<Ints>().mutable_data(); Release _;
+  m.def("max_pool_forward", [](const Array& x, Array& y, std::optional<Ints>& winner, long planes, long lanes, const Shape& shape) {
+    const PoolShape s = pool_shape(shape, x, y, planes, lanes);
+    if (winner) sized(y.size(), *winner);
+    const float* a = x.data(); float* b = y.mutable_data(); int* w = winner ? winner->mutable_data() : nullptr; Release _;
     w ? max_forward<true>(a, b, w, planes, lanes, s) : max_forward<false>(a, b, w, planes, lanes, s);
-  }, nc("x"), nc("y"), py::arg("winner"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
+  }, nc("x"), nc("y"), nc("winner"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
   m.def("max_pool_backward", [](const Array& dy, const Ints& winner, Array& dx, long planes, long lanes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
+    const PoolShape s = pool_shape(shape, dx, dy, planes, lanes);
+    sized(dy.size(), winner);
     const float* a = dy.data(); float* b = dx.mutable_data(); const int* w = winner.data(); Release _;
     max_backward(a, w, b, planes, lanes, s);
   }, nc("dy"), nc("winner"), nc("dx"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
   m.def("stochastic_pool_train", [](const Array& x, Array& y, Ints& winner, std::uint64_t key, std::uint64_t stream, long planes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
+    const PoolShape s = pool_shape(shape, x, y, planes, 1);
+    sized(y.size(), winner);
     const float* a = x.data(); float* b = y.mutable_data(); int* w = winner.mutable_data(); Release _;
     each_window(a, planes, s, [=](const float* plane, const Window& v, long o) {
       w[o] = stochastic_pick(plane, s, v, unit(word(o, stream, key)));
@@ -174,17 +185,17 @@ void bind_pooling(py::module_& m) {
     });
   }, nc("x"), nc("y"), nc("winner"), py::arg("key"), py::arg("stream"), py::arg("planes"), py::arg("shape"));
   m.def("stochastic_pool_test", [](const Array& x, Array& y, long planes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
+    const PoolShape s = pool_shape(shape, x, y, planes, 1);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     each_window(a, planes, s, [=](const float* plane, const Window& v, long o) { b[o] = stochastic_mean(plane, s, v); });
   }, nc("x"), nc("y"), py::arg("planes"), py::arg("shape"));
   m.def("ave_pool_forward", [](const Array& x, Array& y, long planes, long lanes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
+    const PoolShape s = pool_shape(shape, x, y, planes, lanes);
     const float* a = x.data(); float* b = y.mutable_data(); Release _;
     ave_forward(a, b, planes, lanes, s);
   }, nc("x"), nc("y"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));
   m.def("ave_pool_backward", [](const Array& dy, Array& dx, long planes, long lanes, const Shape& shape) {
-    const PoolShape s = pool_shape(shape);
+    const PoolShape s = pool_shape(shape, dx, dy, planes, lanes);
     const float* a = dy.data(); float* b = dx.mutable_data(); Release _;
     ave_backward(a, b, planes, lanes, s);
   }, nc("dy"), nc("dx"), py::arg("planes"), py::arg("lanes"), py::arg("shape"));

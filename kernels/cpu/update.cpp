@@ -33,34 +33,42 @@ void bind_update(py::module_& m) {
   }, nc("x"));
   // Each solver's update: w -= step, and the step replaces the gradient, as in Caffe. h and h2 are its histories.
   m.def("sgd_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
+    sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = sgd_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, momentum); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"));
   m.def("nesterov_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
+    sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = nesterov_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, momentum); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"));
   m.def("adagrad_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float delta) {
+    sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = adagrad_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, delta); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("delta"));
   m.def("rmsprop_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float rms_decay, float delta) {
+    sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = rmsprop_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, rms_decay, delta); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("rms_decay"), py::arg("delta"));
   m.def("adadelta_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float momentum, float delta) {
+    sized(w_.size(), g_, h_, h2_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = adadelta_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, momentum, delta); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"), py::arg("delta"));
   m.def("adam_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float momentum, float momentum2, float delta) {
+    sized(w_.size(), g_, h_, h2_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = adam_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, momentum, momentum2, delta); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"), py::arg("momentum2"), py::arg("delta"));
   m.def("rmsprop_momentum_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float rms_decay, float momentum, float delta) {
+    sized(w_.size(), g_, h_, h2_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = rmsprop_momentum_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, rms_decay, momentum, delta); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("rms_decay"), py::arg("momentum"), py::arg("delta"));
   m.def("adamw_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float correction, float momentum, float momentum2, float delta) {
+    sized(w_.size(), g_, h_, h2_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
     each(n, [=](long i) { w[i] -= g[i] = adamw_step(g[i] * scale, w[i], h + i, h2 + i, rate, correction, momentum, momentum2, delta, decay, l1); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("correction"), py::arg("momentum"), py::arg("momentum2"), py::arg("delta"));

@@ -33,6 +33,16 @@ struct Shape {
 Shape shape_of(const std::vector<long>& v) {
   const Shape s{v.at(0), v.at(1), v.at(2), v.at(3), v.at(4), v.at(5), v.at(6), v.at(7), v.at(8), v.at(9)};
   if (s.channels % kLanes || s.outputs % kLanes) throw std::invalid_argument("Winograd's convolution takes whole blocks of channels");
+  require(s.channels > 0 && s.outputs > 0 && s.groups > 0 && s.pad_y >= 0 && s.pad_x >= 0 && s.tiles() > 0, "Winograd's convolution needs channels, tiles, and pads of at least 0");
+  return s;
+}
+// The shape for arrays of these sizes.
+Shape shape_of(const std::vector<long>& v, const Array& x, const Array& y) {
+  volume({v.at(0), v.at(1), v.at(2), v.at(3), v.at(9)});
+  volume({v.at(0), v.at(4), v.at(5), v.at(6), v.at(9)});
+  const Shape s = shape_of(v);
+  sized(s.images * s.groups * s.channels * s.height * s.width, x);
+  sized(s.images * s.groups * s.outputs * s.rows * s.columns, y);
   return s;
 }
 
@@ -142,12 +152,14 @@ long tiles_at_a_time(const Shape& s, long tiles) {
 
 void forward(const Shape& s, const float* x, const float* u, float* y, const After& after) {
   const long tiles = s.tiles(), blocks_in = s.channels / kLanes, blocks_out = s.outputs / kLanes;
+  const long most = omp_get_max_threads(), step = tiles_at_a_time(s, (tiles + most - 1) / most);
+  const long each = Tiled::size(step, s.channels) + Tiled::size(step, s.outputs);
+  static thread_local Buffer buffer;                     // for all threads of the region, in which nothing may be allocated
+  float* const scratch = buffer.get(most * each);
 #pragma omp parallel
   {
-    static thread_local Buffer buffer;
     const long threads = omp_get_num_threads(), me = omp_get_thread_num(), end = tiles * (me + 1) / threads;
-    const long step = tiles_at_a_time(s, (tiles + threads - 1) / threads);
-    float* memory = buffer.get(Tiled::size(step, s.channels) + Tiled::size(step, s.outputs));
+    float* memory = scratch + each * me;
     const Tiled v{memory, step, s.channels}, m{memory + Tiled::size(step, s.channels), step, s.outputs};
     for (long first = tiles * me / threads; first < end; first += step) {
       const long here = std::min(step, end - first), rows = (here + kRows - 1) / kRows * kRows;
@@ -318,6 +330,9 @@ void bind_winograd(py::module_& m) {
   // w (groups, K/lanes, C/lanes, 3, 3, lanes, lanes) to u (groups, 16 K C). `turned`: to the weights that make the bottom's
   // gradient of the top's, in a convolution whose shape has the two exchanged.
   m.def("winograd_weights", [](const Array& w, Array& u, long groups, long outputs, long channels, bool turned) {
+    require(outputs % kLanes == 0 && channels % kLanes == 0, "Winograd's convolution takes whole blocks of channels");
+    sized(volume({groups, outputs, channels, 9}), w);
+    require(u.size() >= volume({groups, outputs, channels, kPlaces}), "winograd_weights: u is too small");
     const float* from = w.data();
     float* to = u.mutable_data();
     Release _;
@@ -325,10 +340,13 @@ void bind_winograd(py::module_& m) {
   }, py::arg("w").noconvert(), py::arg("u").noconvert(), py::arg("groups"), py::arg("outputs"), py::arg("channels"), py::arg("turned"));
 
   // shape: images, channels of a group, height, width, outputs of a group, rows, columns, pads before, groups.
-  m.def("winograd_forward", [](const Array& x, const Array& u, const py::object& bias, const py::object& addend, std::optional<float> relu, Array& y,
+  m.def("winograd_forward", [](const Array& x, const Array& u, const Optional& bias, const Optional& addend, std::optional<float> relu, Array& y,
                                const std::vector<long>& shape) {
-    const Shape s = shape_of(shape);
-    const float *a = x.data(), *b = u.data(), *c = bias.is_none() ? nullptr : bias.cast<Array>().data(), *d = addend.is_none() ? nullptr : addend.cast<Array>().data();
+    const Shape s = shape_of(shape, x, y);
+    require(u.size() >= volume({s.groups, s.outputs, s.channels, kPlaces}), "winograd_forward: u is too small");
+    sized(s.groups * s.outputs, bias);
+    sized(y.size(), addend);
+    const float *a = x.data(), *b = u.data(), *c = pointer(bias), *d = pointer(addend);
     float* e = y.mutable_data();
     Release _;
     for (long g = 0; g < s.groups; ++g) {
@@ -336,19 +354,22 @@ void bind_winograd(py::module_& m) {
       forward(s, a + g * s.channels * s.height * s.width, b + g * kPlaces * s.outputs * s.channels, e + out,
               {c ? c + g * s.outputs : nullptr, d ? d + out : nullptr, relu.has_value(), relu.value_or(0.0f)});
     }
-  }, py::arg("x").noconvert(), py::arg("u").noconvert(), py::arg("bias"), py::arg("addend"), py::arg("relu"), py::arg("y").noconvert(), py::arg("shape"));
+  }, py::arg("x").noconvert(), py::arg("u").noconvert(), py::arg("bias").noconvert(), py::arg("addend").noconvert(), py::arg("relu"), py::arg("y").noconvert(), py::arg("shape"));
 
   m.def("winograd_gradient_memory", [](const std::vector<long>& shape) { return gradient_memory(shape_of(shape)); },
         "Floats that winograd_backward_weights works in.", py::arg("shape"));
-  m.def("winograd_backward_weights", [](const Array& x, const Array& dy, Array& memory, Array& dw, const py::object& db, float beta, const std::vector<long>& shape) {
-    const Shape s = shape_of(shape);
+  m.def("winograd_backward_weights", [](const Array& x, const Array& dy, Array& memory, Array& dw, Optional& db, float beta, const std::vector<long>& shape) {
+    const Shape s = shape_of(shape, x, dy);
+    require(memory.size() >= gradient_memory(s), "winograd_backward_weights: memory is too small");
+    sized(volume({s.groups, s.outputs, s.channels, 9}), dw);
+    sized(s.groups * s.outputs, db);
     const float *a = x.data(), *b = dy.data();
-    float *work = memory.mutable_data(), *c = dw.mutable_data(), *d = db.is_none() ? nullptr : db.cast<Array>().mutable_data();
+    float *work = memory.mutable_data(), *c = dw.mutable_data(), *d = mutable_pointer(db);
     Release _;
     for (long g = 0; g < s.groups; ++g)
       backward_weights(s, a + g * s.channels * s.height * s.width, b + g * s.outputs * s.rows * s.columns, work, c + g * 9 * s.outputs * s.channels,
                        d ? d + g * s.outputs : nullptr, beta);
-  }, py::arg("x").noconvert(), py::arg("dy").noconvert(), py::arg("memory").noconvert(), py::arg("dw").noconvert(), py::arg("db"), py::arg("beta"), py::arg("shape"));
+  }, py::arg("x").noconvert(), py::arg("dy").noconvert(), py::arg("memory").noconvert(), py::arg("dw").noconvert(), py::arg("db").noconvert(), py::arg("beta"), py::arg("shape"));
 }
 
 }  // namespace BREW_ISA
