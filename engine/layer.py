@@ -251,8 +251,7 @@ def dry_run(python: bool = False) -> Iterator[None]:
 
 def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, int]:
     """(outer, dim, inner): the axes first..last-1 of a shape as one, those before and after as one each."""
-    outer, dim, inner = (int(np.prod(part, dtype=np.int64)) for part in (shape[:first], shape[first:last], shape[last:]))
-    return outer, dim, inner
+    return prod(shape[:first]), prod(shape[first:last]), prod(shape[last:])
 
 
 def item_rows(shape: tuple[int, ...]) -> tuple[int, int]:

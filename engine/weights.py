@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..proto import read_weights, shape_of, to_array
 from .errors import Position, WeightsError
 from .files import h5_array, h5_bytes, write_whole
 from .layout import PLAIN
+from .resources import available_memory
 
 if TYPE_CHECKING:
     from .net import Net
@@ -95,7 +97,12 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
     import h5py
     try:
         with h5py.File(path, "r") as file:
+            need, have = 4 * sum(prod(d.shape) for group in file["data"].values() for d in group.values()), available_memory()
+            if have is not None and need > have:               # a few bytes of HDF5 can stand for any number of zeros
+                raise WeightsError(f"these weights need {need / 2**30:.1f} GiB of memory, and {have / 2**30:.1f} GiB are available", Position(path))
             return {name: {int(k): (np.asarray(h5_array(d), np.float32), d.shape) for k, d in group.items()} for name, group in file["data"].items()}
+    except WeightsError:
+        raise
     except Exception as e:                                       # h5py raises nearly every exception there is on damaged files
         raise WeightsError(f"this is no HDF5 caffemodel, or only a part of one ({e})", Position(path)) from None
 

@@ -60,11 +60,13 @@ class DataLayer(BatchLayerState, Layer):
     def _measure(self, key: bytes, record: bytes) -> tuple[int, int, int]:
         """(channels, height, width) of a record, decoded if it must be."""
         try:
-            channels, height, width, _, encoded, *_ = cpu.parse_datum(self.datum(record))
+            channels, height, width, _, encoded, _, length, floats = cpu.parse_datum(self.datum(record))
         except ValueError as e:
             raise self.broken(key, str(e)) from None
         if encoded:
             height, width, channels = self.image(key, record).shape
+        elif channels * height * width not in (length, floats) or min(channels, height, width) < 1:
+            raise self.broken(key, f"its image has the shape {(channels, height, width)}, and {length or floats} values")
         return channels, height, width
 
     def image(self, key: bytes, record: bytes) -> np.ndarray:
@@ -76,7 +78,7 @@ class DataLayer(BatchLayerState, Layer):
             if image is None:
                 raise self.broken(key, "it is encoded, and holds no image that can be decoded")
             return image
-        if length != channels * height * width:
+        if length != channels * height * width or min(channels, height, width) < 1:
             raise self.broken(key, "it holds no bytes of pixels, as augmentation needs")
         return np.ascontiguousarray(np.frombuffer(record, np.uint8, length, start).reshape(channels, height, width).transpose(1, 2, 0))
 

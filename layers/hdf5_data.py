@@ -11,6 +11,7 @@ from ..engine.blob import Blob
 from ..engine.errors import DataError, Position, read_bytes
 from ..engine.layer import Layer, at_least, exactly, register
 from ..engine.random import permutation
+from ..engine.resources import check_memory
 from ..proto import find_file
 from .prefetch import BatchLayerState, Prefetcher
 
@@ -66,6 +67,7 @@ class HDF5DataLayer(BatchLayerState, Layer):
                 self._check(file, kind, f'"{name}" is a group, not a dataset')
                 self._check(file, kind in "fiub", f'its dataset "{name}" is not numeric: its type is {h5[name].dtype}')
                 shapes[name] = h5[name].shape or ()
+            check_memory(self.param, 4 * sum(prod(shape) for shape in shapes.values()), f"{self.files[file]}, of which every row is read,")
         counts = {name: shape[0] if shape else 0 for name, shape in shapes.items()}
         if len(set(counts.values())) != 1 or not min(counts.values()):
             raise DataError(f"its datasets need the same number of rows, at least one; found {counts}", Position(self.files[file]))

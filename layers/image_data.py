@@ -10,6 +10,7 @@ from ..engine.errors import DataError, Position, read_bytes
 from ..engine.layer import Layer, exactly, register
 from ..engine.random import permutation, words
 from ..proto import find_file
+from .decode import read_image
 from .prefetch import BatchLayerState, Prefetcher
 from .transformer import Transformer
 
@@ -80,8 +81,7 @@ class ImageDataLayer(BatchLayerState, Layer):
         import cv2
         path, _, line = self.lines[number]
         flag = cv2.IMREAD_COLOR if self.param.image_data_param.is_color else cv2.IMREAD_GRAYSCALE
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8) if Path(path).is_file() else np.empty(0, np.uint8)
-        image = cv2.imdecode(data, flag) if data.size else None
+        image = read_image(path, flag)
         if image is None:
             what = "is no image that can be read" if Path(path).is_file() else "does not exist"
             raise DataError(f"{path} {what}\n  read by layer \"{self.name}\"", Position(self.source, line))

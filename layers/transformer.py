@@ -11,6 +11,7 @@ from ..kernels import cpu
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_binary, to_array
 from .augment import Augmenter
+from .decode import decode_image
 
 
 class Transformer:
@@ -97,7 +98,7 @@ class Transformer:
         import cv2
         p = self.param
         flag = cv2.IMREAD_COLOR if p.force_color else cv2.IMREAD_GRAYSCALE if p.force_gray else cv2.IMREAD_UNCHANGED
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+        image = decode_image(data, flag)
         if image is None or image.dtype != np.uint8:
             return None
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1)[:, :, :3])

@@ -11,6 +11,7 @@ from ..engine.errors import DataError, Position, read_bytes
 from ..engine.layer import Layer, exactly, register
 from ..engine.random import words
 from ..proto import find_file
+from .decode import read_image
 from .prefetch import BatchLayerState, Prefetcher
 from .transformer import Transformer
 
@@ -104,7 +105,7 @@ class WindowDataLayer(BatchLayerState, Layer):
 
     def _load(self, path: str) -> np.ndarray:
         import cv2
-        image = cv2.imread(path, cv2.IMREAD_COLOR) if Path(path).is_file() else None
+        image = read_image(path, cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f"{path} {'is no image that can be read' if Path(path).is_file() else 'does not exist'}\n  read by layer \"{self.name}\"", Position(self.param.window_data_param.source))
         return image

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from ..engine.errors import ShapeError
-from ..proto import BrewError
+from ..layers.decode import decode_image
+from ..proto import BrewError, shape_of
 from ..proto import brew_pb2 as pb
 from ..tools.database import datum_to_array as datum_to_array
 
@@ -18,11 +19,11 @@ from ..tools.database import datum_to_array as datum_to_array
 
 def blobproto_to_array(blob: pb.BlobProto, return_diff: bool = False) -> np.ndarray:
     """The values (or gradient) of a BlobProto, in its shape or its legacy num, channels, height, width. Raises ValueError if it has
-    neither."""
-    data = np.array((blob.double_diff or blob.diff) if return_diff else (blob.double_data or blob.data))
-    if any(blob.HasField(name) for name in ("num", "channels", "height", "width")):
-        return data.reshape(blob.num, blob.channels, blob.height, blob.width)
-    return data.reshape(tuple(blob.shape.dim))
+    neither, or another number of values."""
+    data, shape = np.array((blob.double_diff or blob.diff) if return_diff else (blob.double_data or blob.data)), shape_of(blob)
+    if any(d < 0 for d in shape):                             # to numpy, -1 means whatever fits
+        raise ValueError(f"a blob of shape {shape} has {data.size} values")
+    return data.reshape(shape)
 
 
 def array_to_blobproto(arr: np.ndarray, diff: np.ndarray | None = None) -> pb.BlobProto:
@@ -72,7 +73,7 @@ def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
         raw = np.fromfile(filename, np.uint8)                 # and not imread, which cannot say what is wrong
     except OSError as e:
         raise BrewError(f"{filename}: {e.strerror}") from None
-    image = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
+    image = decode_image(raw, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise BrewError(f"{filename}: not a picture that OpenCV reads")
     values = image.astype(np.float32) / (1 if image.dtype.kind == "f" else np.iinfo(image.dtype.str).max)

@@ -16,6 +16,7 @@ from rich.progress import track
 from ..engine.device import cores
 from ..engine.errors import DataError, Position
 from ..engine.random import new_seed, permutation
+from ..layers.decode import decode_image
 from ..layers.image_data import read_list
 from ..proto import brew_pb2 as pb
 from .database import DatabaseWriter
@@ -40,7 +41,7 @@ def make_datum(file: str, label: int, size: tuple[int, int] | None, gray: bool, 
     encode = ending if encode == "" else encode
     if encode is not None and size is None and not gray and SAME.get(encode, encode) == SAME.get(ending, ending) and _whole(data):
         return pb.Datum(data=data, label=label, encoded=True)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR) if data else None
+    image = decode_image(data, cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR)
     if image is None:
         raise BrokenImage("no picture that OpenCV reads" if data else "an empty file")
     if size is not None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..engine.errors import DataError, Position, SnapshotError
 from ..engine.files import check_folder
+from ..layers.decode import decode_image
 from ..proto import brew_pb2 as pb
 
 COMMIT = 1000                                             # records to a transaction at most, as Caffe's tools
@@ -160,11 +161,11 @@ def write_database(folder: Path, records: Iterable[tuple[bytes, pb.Datum]]) -> i
 def datum_to_array(datum: pb.Datum) -> np.ndarray:
     """A record's values (C, H, W): bytes, or floats. An encoded picture is decoded, channels in the order BGR. Raises DataError."""
     if datum.encoded:
-        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED) if datum.data else None
+        image = decode_image(datum.data, cv2.IMREAD_UNCHANGED)
         if image is None:
             raise DataError("a Datum says that it is encoded, and is no picture that OpenCV reads")
         return image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data)
-    if values.size != datum.channels * datum.height * datum.width:
+    if values.size != datum.channels * datum.height * datum.width or min(datum.channels, datum.height, datum.width) < 0:
         raise DataError(f"a Datum of {datum.channels} x {datum.height} x {datum.width} holds {values.size} values")
     return values.reshape(datum.channels, datum.height, datum.width)

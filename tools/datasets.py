@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ..engine.errors import DataError, Position, read_bytes
 from ..engine.files import check_folder
 from ..engine.random import permutation
+from ..layers.decode import decode_image
 from ..proto import brew_pb2 as pb
 from .database import write_database
 from .image_mean import write_mean
@@ -56,7 +58,7 @@ def read_idx(data: bytes, name: str) -> np.ndarray:
         raise DataError("this is no IDX file of bytes", Position(name))
     axes = data[3]
     shape = struct.unpack_from(f">{axes}I", data, 4) if len(data) >= 4 + 4 * axes else ()
-    if len(data) != 4 + 4 * axes + int(np.prod(shape, dtype=np.int64)) or not shape:
+    if len(data) != 4 + 4 * axes + prod(shape) or not shape:
         raise DataError(f"this IDX file should hold {shape} values; it has {len(data)} bytes", Position(name))
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
@@ -115,7 +117,7 @@ def _jpeg_pack(data: bytes, name: str) -> Iterator[tuple[int, np.ndarray]]:
             raise DataError("the pack ends inside a record", Position(name))
         label, length = struct.unpack_from("<BH", data, at)
         jpeg = data[at + 3:at + 3 + length]
-        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) if len(jpeg) == length and length else None
+        image = decode_image(jpeg, cv2.IMREAD_COLOR) if len(jpeg) == length else None
         if image is None:
             raise DataError(f"the record at byte {at} holds no image that can be decoded", Position(name))
         yield label, image[:, :, ::-1].transpose(2, 0, 1)

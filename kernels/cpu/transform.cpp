@@ -8,6 +8,12 @@ struct Datum {                                   // one record (message Datum); 
   const unsigned char* data = nullptr;
   long bytes = 0, floats = 0;                    // floats: how many float_data, packed or not
   bool encoded = false;
+  // Whether `n` values are a whole image. The extents are what the record says: none is trusted before all are multiplied.
+  bool has(long n) const {
+    long pixels = 0, all = 0;
+    return channels >= 0 && height >= 0 && width >= 0 && !__builtin_mul_overflow(height, width, &pixels) &&
+           !__builtin_mul_overflow(pixels, channels, &all) && all == n;
+  }
 };
 
 struct Reader {                                  // protobuf wire format, just what Datum needs
@@ -65,6 +71,19 @@ struct Transform {
   float scale;
 };
 
+// The transform of images of this size into the n places of `out`. Throws unless out and mean fit.
+Transform transform_into(const Array& out, long n, long channels, long height, long width, const Array& mean, float scale) {
+  require(out.ndim() == 4 && n >= 0 && n <= out.shape(0), "out needs the shape (n, channels, height, width)");
+  require(out.shape(1) == channels && out.shape(2) <= height && out.shape(3) <= width, "out has other channels than the image, or is larger");
+  require(mean.size() <= 1 || mean.size() == channels || mean.size() == volume({channels, height, width}), "the mean is for images of another size");
+  return {channels, out.shape(2), out.shape(3), mean.data(), mean.size(), scale};
+}
+
+// Throws unless the window of the result lies in an image of this size.
+void check_crop(const Transform& t, long top, long left, long height, long width) {
+  require(top >= 0 && left >= 0 && top <= height - t.out_h && left <= width - t.out_w, "the crop is not in the image");
+}
+
 // `value(c, h, w)` is the pixel of the uncropped image.
 template <class F>
 void transform(const Transform& t, long height, long width, long top, long left, bool mirror, float* out, F value) {
@@ -92,12 +111,17 @@ void bind_transform(py::module_& m) {
   }, py::arg("record"));
   // Transforms the records that hold pixels; returns (indices of encoded records, indices of unusable ones).
   // `crops` is (batch, 3): top, left, mirror.
-  m.def("transform_records", [](const std::vector<py::bytes>& records, Array& out_, py::object labels_, const Ints& crops_,
+  m.def("transform_records", [](const std::vector<py::bytes>& records, Array& out_, Optional& labels_, const Ints& crops_,
                                 long height, long width, const Array& mean_, float scale) {
+    const long n = (long)records.size();
+    require(out_.ndim() == 4, "out needs the shape (n, channels, height, width)");
+    const Transform t = transform_into(out_, n, out_.shape(1), height, width, mean_, scale);
+    sized(3 * n, crops_);
+    sized(n, labels_);
+    for (long i = 0; i < n; ++i) check_crop(t, crops_.data()[3 * i], crops_.data()[3 * i + 1], height, width);
     std::vector<std::pair<const char*, Py_ssize_t>> raw;
     for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
-    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
-    float *out = out_.mutable_data(), *labels = labels_.is_none() ? nullptr : labels_.cast<Array>().mutable_data();
+    float *out = out_.mutable_data(), *labels = mutable_pointer(labels_);
     const int* crop = crops_.data();
     std::vector<long> encoded, bad;
     { Release _;
@@ -109,25 +133,31 @@ void bind_transform(py::module_& m) {
         if (labels) labels[i] = (float)d.label;
         if (d.encoded) { encoded.push_back(i); continue; }
         const bool fits = d.channels == t.channels && d.height == height && d.width == width;
-        if (fits && d.bytes == d.channels * plane)
+        if (fits && d.has(d.bytes))
           transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return (float)d.data[c * plane + h * width + w]; });
-        else if (fits && d.floats == d.channels * plane)
+        else if (fits && d.has(d.floats))
           transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return floats[c * plane + h * width + w]; });
         else bad.push_back(i);
       } }
     return py::make_tuple(encoded, bad);
-  }, py::arg("records"), nc("out"), py::arg("labels"), nc("crops"), py::arg("height"), py::arg("width"), nc("mean"), py::arg("scale"));
+  }, py::arg("records"), nc("out"), nc("labels"), nc("crops"), py::arg("height"), py::arg("width"), nc("mean"), py::arg("scale"));
   // One decoded image, (H, W, C) bytes, into out[index].
   m.def("transform_image", [](const Bytes& image_, Array& out_, long index, long top, long left, bool mirror, const Array& mean_, float scale) {
+    require(image_.ndim() == 3, "an image needs the shape (height, width, channels)");
     const long height = image_.shape(0), width = image_.shape(1), channels = image_.shape(2);
-    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
+    const Transform t = transform_into(out_, index + 1, channels, height, width, mean_, scale);
+    check_crop(t, top, left, height, width);
+    require(index >= 0, "no such place");
     const unsigned char* image = image_.data(); float* out = out_.mutable_data() + index * t.channels * t.out_h * t.out_w; Release _;
     transform(t, height, width, top, left, mirror, out, [=](long c, long h, long w) { return (float)image[(h * width + w) * channels + c]; });
   }, nc("image"), nc("out"), py::arg("index"), py::arg("top"), py::arg("left"), py::arg("mirror"), nc("mean"), py::arg("scale"));
   // One array, (C, H, W) floats, into out[index].
   m.def("transform_floats", [](const Array& image_, Array& out_, long index, long top, long left, bool mirror, const Array& mean_, float scale) {
+    require(image_.ndim() == 3, "an image needs the shape (channels, height, width)");
     const long height = image_.shape(1), width = image_.shape(2);
-    const Transform t{out_.shape(1), out_.shape(2), out_.shape(3), mean_.data(), mean_.size(), scale};
+    const Transform t = transform_into(out_, index + 1, image_.shape(0), height, width, mean_, scale);
+    check_crop(t, top, left, height, width);
+    require(index >= 0, "no such place");
     const float* image = image_.data(); float* out = out_.mutable_data() + index * t.channels * t.out_h * t.out_w; Release _;
     transform(t, height, width, top, left, mirror, out, [=](long c, long h, long w) { return image[(c * height + h) * width + w]; });
   }, nc("image"), nc("out"), py::arg("index"), py::arg("top"), py::arg("left"), py::arg("mirror"), nc("mean"), py::arg("scale"));
