@@ -27,6 +27,8 @@ class Blob:
     Layers use `value` and `gradient` (Memory: any device, any layout). Users use `data` and `diff`: live numpy views.
     """
 
+    changed: object = object()               # another one whenever any blob's shape has changed; see ShapeWatch
+
     def __init__(self, shape: tuple[int, ...] = ()):
         self.shape: tuple[int, ...] = ()
         self.value, self.gradient = Memory(()), Memory(())
@@ -38,10 +40,11 @@ class Blob:
         shape = tuple(int(d) for d in shape)
         if shape == self.shape and self.value.store.size == prod(shape):
             return
-        if len(shape) > MAX_AXES or any(d < 0 for d in shape) or prod(shape) > MAX_COUNT:
+        if len(shape) > MAX_AXES or any(not 0 <= d <= MAX_COUNT for d in shape) or prod(shape) > MAX_COUNT:
             raise ShapeError(f"no blob can have the shape {shape}: at most {MAX_AXES} axes, none negative, {MAX_COUNT} values in all")
         self.shape = shape
         self.value, self.gradient = self._resized(self.value), self._resized(self.gradient)
+        Blob.changed = object()
 
     def _resized(self, memory: Memory) -> Memory:
         new = Memory(self.shape)

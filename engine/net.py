@@ -25,6 +25,7 @@ from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
 from .rewrites import check_rewrites, find_rewrites
+from .shape_watch import ShapeWatch
 from .sharing import share_parameters
 
 log = logging.getLogger("brew")
@@ -130,6 +131,7 @@ class Net:
         self.learnable = share_parameters(self.layers, self._layer_names)
         self.arena: Arena | None = None
         self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
+        self._watch = ShapeWatch(self.layers, self.bottoms, self.tops)
         self._forward_steps: dict[bool, list[Step]] = {}       # by whether memory is released
         self._backward_steps: dict[bool, list[Step]] = {}
         self._released: list[Store] = []                       # gradients that the last backward pass released
@@ -228,6 +230,7 @@ class Net:
         """Layers start..end (both included) forward; returns the loss. Whole runs fuse layers; in TEST, and without `keep`, they
         give the memory of values on that neither another layer nor backward needs."""
         device.activate(self.device)
+        self._watch.before_forward(self.forget_shapes)
         end = len(self.layers) - 1 if end is None else end
         if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
             return self._run(self._whole_forward(keep))
@@ -264,6 +267,7 @@ class Net:
             if step.done and self._forward_steps.get(True) is steps:       # no shape has changed since the plan was made
                 for store in step.done:
                     store.give_up(self._look_training if self.keep_values else self._look_test)
+        self._watch.note(i for step in steps for i in range(step.first, step.last + 1))
         return loss
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
@@ -282,6 +286,7 @@ class Net:
                 self._released = [store for step in steps for store in step.done]
         else:
             steps = [self._steps[i] for i in range(start, end - 1, -1) if self._run_backward[i]]
+        self._watch.before_backward(i for step in steps for i in range(step.first, step.last + 1))
         for step in steps:
             i = step.first
             if self._hooks["before_backward"]:

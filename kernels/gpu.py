@@ -238,8 +238,10 @@ class Kernels:
         bad = state < 0
         return int((state > 0).sum()), int(bad.argmax()) if bool(bad.any()) else -1
 
-    def cross_entropy_backward(self, p: Any, label: Any, weights: Any, dx: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, smoothing: float, weight: float) -> None:
+    def cross_entropy_backward(self, p: Any, label: Any, weights: Any, dx: Any, outer: int, classes: int, inner: int, has_ignore: bool, ignore: int, smoothing: float, weight: float) -> int:
+        """Always -1: where a label is out of range, the gradient is NaN."""
         self.each("softmax", "cross_entropy_backward", outer * inner, p, label, weights, dx, classes, inner, has_ignore, ignore, float(smoothing), float(weight))
+        return -1
 
     # ------------------------------------------------------------------------------------- regions, boxes, sequences
 

@@ -97,11 +97,17 @@ class SoftmaxWithLossLayer(LossLayer):
         else:
             each = self.device.empty(self.count)
             counted, bad = self.k.cross_entropy_forward(probabilities, targets, each, *self.label_args())
-            if bad >= 0:                     # the text reads a label, which on a GPU would wait for it every time
-                fail(self.param, f"the label at position {bad} of the batch is {float(targets.reshape(-1)[bad]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
+            self.refuse_label(bad, targets)
         self.finish(bottom, top, each, normalizer(self.param.loss_param, self.view, counted))
 
+    def refuse_label(self, bad: int, targets: Any) -> None:
+        """Raise DataError if a kernel found a label that is no class at position `bad`; -1: none."""
+        if bad >= 0:                         # the text reads a label, which on a GPU would wait for it every time
+            fail(self.param, f"the label at position {bad} of the batch is {float(targets.reshape(-1)[bad]):g}; there are {self.view[1]} classes, 0 to {self.view[1] - 1}", "bottom[1]", DataError)
+
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        """Labels are read again, as in Caffe: they may be others than forward saw. One that is no class raises DataError; on a
+        GPU its gradient is NaN."""
         self.refuse(propagate_down)
         if not propagate_down[0]:
             return
@@ -109,7 +115,8 @@ class SoftmaxWithLossLayer(LossLayer):
         targets, dx = bottom[1].value.read(), bottom[0].gradient.write()
         if not self.soft:
             w = self.weights(bottom)
-            self.k.cross_entropy_backward(probabilities, targets, w, dx, *self.label_args(), float(top[0].gradient.read()) / self.divisor)
+            bad = self.k.cross_entropy_backward(probabilities, targets, w, dx, *self.label_args(), float(top[0].gradient.read()) / self.divisor)
+            self.refuse_label(bad, targets)
             return
         outer, _, inner = self.view
         t, slope = targets.reshape(self.view), self.slope(bottom, top)
