@@ -8,6 +8,7 @@ from typing import Any
 from ..engine.blob import Blob
 from ..engine.layer import Layer, at_least, register
 from . import conv_engines
+from .windows import check_windows
 
 
 class SlidingLayer(Layer):
@@ -50,6 +51,7 @@ class SlidingLayer(Layer):
 
     def slide(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """How many places the kernel has along each axis."""
+        check_windows(self, "convolution_param", spatial, self.kernel, self.stride, self.pad, self.dilation)
         out = tuple((s + 2 * p - (d * (k - 1) + 1)) // st + 1 for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
         self.require(all(o > 0 for o in out), f"the kernel {self.kernel} does not fit into the bottom's {spatial} with pad {self.pad}", "convolution_param")
         return out

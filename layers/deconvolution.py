@@ -9,6 +9,7 @@ from ..engine.blob import Blob
 from ..engine.layer import Layer, register
 from . import conv_engines
 from .convolution import ConvolutionLayer
+from .windows import check_windows
 
 
 @register("Deconvolution")
@@ -35,6 +36,7 @@ class DeconvolutionLayer(ConvolutionLayer):
         batch, spatial = shape[:self.channel_axis], self.pixels(shape)
         out = tuple(st * (s - 1) + d * (k - 1) + 1 - 2 * p for s, p, d, k, st in zip(spatial, self.pad, self.dilation, self.kernel, self.stride))
         self.require(all(o > 0 for o in out), f"pad {self.pad} leaves nothing of the result", "convolution_param.pad")
+        check_windows(self, "convolution_param", out, self.kernel, self.stride, self.pad, self.dilation)
         for blob in top:
             blob.reshape(*batch, self.outputs, *out)
         # The convolution whose gradient this is reads our tops and makes our bottoms.

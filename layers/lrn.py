@@ -4,9 +4,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
+from ..engine.errors import ShapeError
 from ..engine.layer import Layer, register
 from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
+from .windows import MOST
 
 
 @register("LRN")
@@ -36,6 +38,7 @@ class LRNLayer(Layer):
         self.require(len(shape) == 4, f"normalises images (N, C, H, W); the bottom's shape is {shape}", "bottom")
         top[0].reshape(*shape)
         n, c, h, w = shape
+        self.require(max(c, h, w) + 2 * self.size + 1 <= MOST, f"local_size {self.size} is too large: twice that and the blob's extents must add up to less than 2^31", "lrn_param.local_size", ShapeError)
         self.scale, self.scratch = Memory(shape), Memory(shape)
         self.args: tuple[Any, ...] = (n, c, h * w, self.size, self.alpha, self.beta)
         pad = (self.size - 1) // 2

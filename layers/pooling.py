@@ -11,6 +11,7 @@ from ..engine.layer import Layer, between, pair, register
 from ..engine.layout import PLAIN, grid_of, laid_out
 from ..engine.random import stream
 from ..proto import brew_pb2 as pb
+from .windows import check_windows
 
 
 @register("Pooling")
@@ -66,6 +67,7 @@ class PoolingLayer(Layer):
         self.require(len(bottom[0].shape) == 4, f"pools images (N, C, H, W); the bottom's shape is {bottom[0].shape}", "bottom")
         n, c, h, w = bottom[0].shape
         kernel = (h, w) if self.whole else self.kernel
+        check_windows(self, "pooling_param", (h, w), kernel, self.stride, self.pad)
         floor = self.param.pooling_param.round_mode == pb.PoolingParameter.FLOOR
         out = tuple(pooled(*axis, floor, any(self.pad)) for axis in zip((h, w), kernel, self.stride, self.pad))
         self.require(all(o > 0 for o in out), f"the window {kernel} does not fit into the image ({h}, {w}) with pad {self.pad}", "pooling_param")

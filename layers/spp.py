@@ -28,6 +28,7 @@ class SPPLayer(Layer):
         self.forwards = 0
         self.height = self.param.spp_param.pyramid_height
         self.require(self.height > 0, "pyramid_height must be given, and be more than 0", "spp_param.pyramid_height")
+        self.require(self.height <= 16, f"pyramid_height must be at most 16, found {self.height}: the last level has 4^{self.height - 1} bins", "spp_param.pyramid_height")
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.require(len(bottom[0].shape) == 4, f"pools images (N, C, H, W); the bottom's shape is {bottom[0].shape}", "bottom")

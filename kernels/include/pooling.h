@@ -9,7 +9,7 @@ struct PoolShape {
 
 struct Window {
   int top, bottom, left, right;                   // pixels of the image, half open; empty if bottom <= top
-  int size;                                       // what AVE divides by: padding counts, what lies beyond it does not
+  long size;                                      // what AVE divides by: padding counts, what lies beyond it does not
 };
 
 BREW_BOTH Window window_of(const PoolShape& s, int row, int col) {
@@ -20,7 +20,7 @@ BREW_BOTH Window window_of(const PoolShape& s, int row, int col) {
   w.right = w.left + s.kernel_w;
   if (w.bottom > s.height + s.pad_h) w.bottom = s.height + s.pad_h;
   if (w.right > s.width + s.pad_w) w.right = s.width + s.pad_w;
-  w.size = (w.bottom - w.top) * (w.right - w.left);
+  w.size = (long)(w.bottom - w.top) * (w.right - w.left);
   if (w.bottom > s.height) w.bottom = s.height;
   if (w.right > s.width) w.right = s.width;
   if (w.top < 0) w.top = 0;
