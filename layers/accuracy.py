@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
 from ..engine.layer import Layer, between, channels_view, exactly, register
+from .whole_numbers import refuse, whole_numbers
 
 
 @register("Accuracy")
@@ -37,10 +37,11 @@ class AccuracyLayer(Layer):
         xp, p = self.device.xp, self.param.accuracy_param
         outer, classes, inner = self.view
         scores = bottom[0].value.read().reshape(self.view)
-        labels = bottom[1].value.read().reshape(outer, inner).astype(int)
+        values = bottom[1].value.read().reshape(outer, inner)
+        labels = whole_numbers(xp, values)
         counts = labels != p.ignore_label if p.HasField("ignore_label") else xp.ones(labels.shape, bool)
         wrong = counts & ((labels < 0) | (labels >= classes))
-        self.require(not bool(wrong.any()), f"a label lies outside of the {classes} classes, 0 to {classes - 1}: found {int(labels[wrong][0]) if bool(wrong.any()) else 0}", "bottom[1]", DataError)
+        refuse(self, wrong, values, f"a label lies outside of the {classes} classes, 0 to {classes - 1}: found {{value}}", "bottom[1]")
         safe = xp.where(counts, labels, 0)
         own = xp.take_along_axis(scores, safe[:, None, :], 1)
         right = counts & ((scores >= own).sum(1) - 1 < p.top_k)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
 from ..engine.layer import Layer, between, item_rows, register
 from .loss import LossLayer
+from .whole_numbers import FOREIGN, refuse, whole_numbers
 
 
 @register("CTCLoss", "CtcLoss", "WarpCTCLoss")
@@ -53,21 +53,22 @@ class CTCLossLayer(LossLayer):
         """(labels (N, L) with the symbols at the front, how many there are): on the host, as they are few."""
         steps, sequences, classes = self.view
         values = bottom[1].value.read().reshape(item_rows(bottom[1].shape))
-        values = (values.get() if hasattr(values, "get") else values).astype(np.int32)
-        symbols = (values >= 0) & (values != self.param.ctc_loss_param.blank_label)
-        wrong = symbols & (values >= classes)
-        self.require(not wrong.any(), f"a label has the symbol {values[wrong][0] if wrong.any() else 0}; there are {classes} classes", "bottom[1]", DataError)
+        values = values.get() if hasattr(values, "get") else values
+        labels = whole_numbers(np, values)
+        symbols = (labels >= 0) & (labels != self.param.ctc_loss_param.blank_label)
+        refuse(self, (labels >= classes) | (labels == FOREIGN), values, f"a label has the symbol {{value}}; there are {classes} classes", "bottom[1]")
         order = np.argsort(~symbols, axis=1, kind="stable")
-        return np.ascontiguousarray(np.take_along_axis(values, order, 1)), symbols.sum(1).astype(np.int32)
+        return np.take_along_axis(labels, order, 1).astype(np.int32), symbols.sum(1).astype(np.int32)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, (steps, sequences, classes) = self.device.xp, self.view
         labels, lengths = self.read_labels(bottom)
         counted = xp.full(sequences, steps, np.int32)
         if len(bottom) > 2:
-            counted = bottom[2].value.read().reshape(-1).astype(np.int32)
-            wrong = (counted < 0) | (counted > steps)
-            self.require(not bool(wrong.any()), f"a sequence cannot have {int(counted[wrong][0]) if bool(wrong.any()) else 0} of {steps} steps", "bottom[2]", DataError)
+            values = bottom[2].value.read().reshape(-1)
+            counted = whole_numbers(xp, values)
+            refuse(self, (counted < 0) | (counted > steps), values, f"a sequence cannot have {{value}} of {steps} steps", "bottom[2]")
+            counted = counted.astype(np.int32)
         losses = self.device.empty(sequences)
         self.k.ctc(bottom[0].value.read().reshape(self.view), xp.asarray(labels), xp.asarray(lengths), counted, losses, self.gradients, self.work, self.param.ctc_loss_param.blank_label)
         self.finish(bottom, top, losses, sequences)
@@ -113,7 +114,7 @@ class CTCGreedyDecoderLayer(Layer):
         found = self._front(best, keep)
         top[0].value.write()[...] = found
         if len(top) > 1:
-            labels = bottom[1].value.read().reshape(item_rows(bottom[1].shape)).astype(int)
+            labels = whole_numbers(xp, bottom[1].value.read().reshape(item_rows(bottom[1].shape)))
             wanted = self._front(labels, (labels >= 0) & (labels != p.blank_index))
             width = max(found.shape[1], wanted.shape[1])
             padded = [xp.pad(a, ((0, 0), (0, width - a.shape[1])), constant_values=-1) for a in (found, wanted)]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
 from ..engine.layer import Layer, exactly, item_rows, register
+from .whole_numbers import refuse, whole_numbers
 
 
 class RowLayer(Layer):
@@ -19,10 +19,9 @@ class RowLayer(Layer):
     def rows(self, blob: Blob, count: int) -> Any:
         """The row numbers in a blob, checked, as int32."""
         values = blob.value.read().reshape(-1)
-        index = values.astype(np.int32)
-        wrong = (index < 0) | (index >= count)
-        self.require(not bool(wrong.any()), f"a row number must lie between 0 and {count - 1}, found {float(values[wrong][0]) if bool(wrong.any()) else 0:g}", "bottom", DataError)
-        return index
+        index = whole_numbers(self.device.xp, values)
+        refuse(self, (index < 0) | (index >= count), values, f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
+        return index.astype(np.int32)
 
 
 @register("Embed")

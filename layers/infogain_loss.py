@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
 from ..engine.layer import between, channels_view, register
 from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_binary, to_array
 from .loss import LossLayer, normalizer
+from .whole_numbers import refuse, whole_numbers
 
 LEAST = 1e-20          # probabilities below this count as this, as in Caffe
 
@@ -60,10 +60,11 @@ class InfogainLossLayer(LossLayer):
         outer, classes, inner = self.view
         probabilities = self.probabilities.write()
         self.k.softmax_forward(bottom[0].value.read(), probabilities, *self.view)
-        labels = bottom[1].value.read().reshape(outer, inner).astype(int)
+        values = bottom[1].value.read().reshape(outer, inner)
+        labels = whole_numbers(xp, values)
         counts = labels != p.ignore_label if p.HasField("ignore_label") else xp.ones(labels.shape, bool)
         wrong = counts & ((labels < 0) | (labels >= classes))
-        self.require(not bool(wrong.any()), f"a label lies outside of the {classes} classes", "bottom[1]", DataError)
+        refuse(self, wrong, values, f"a label lies outside of the {classes} classes", "bottom[1]")
         matrix = xp.asarray(self.matrix) if self.matrix is not None else bottom[2].value.read()
         gains = matrix.reshape(classes, classes)[xp.where(counts, labels, 0)] * counts[..., None]      # (outer, inner, classes)
         self.gains = xp.moveaxis(gains, 2, 1).astype(np.float32)

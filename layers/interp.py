@@ -4,8 +4,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError, fail
 from ..engine.layer import Layer, between, register
+from .whole_numbers import refuse, whole_numbers
 
 
 @register("Interp")
@@ -97,12 +97,9 @@ class UpsampleLayer(Layer):
     def places(self, bottom: list[Blob], top: list[Blob]) -> tuple[Any, Any]:
         """(planes, places within): where each pixel of the bottom goes, as indices of the top (N C, H' W')."""
         xp, size = self.device.xp, top[0].shape[2] * top[0].shape[3]
-        places = bottom[1].value.read().reshape(self._planes(bottom[0])).astype(int)
-        wrong = (places < 0) | (places >= size)
-        if bool(wrong.any()):
-            first, last = int(places.min()), int(places.max())
-            fail(self.param, f"the mask has places from {first} to {last}; the top's planes have {size} pixels",
-                 "bottom[1]", DataError)
+        mask = bottom[1].value.read()
+        places = whole_numbers(xp, mask).reshape(self._planes(bottom[0]))
+        refuse(self, (places < 0) | (places >= size), mask, f"the mask has the place {{value}}; the top's planes have {size} pixels", "bottom[1]")
         return xp.arange(len(places))[:, None], places
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError, fail
 from ..engine.layer import item_rows
 from .loss import LossLayer
+from .whole_numbers import refuse, whole_numbers
 
 
 class LabelledLossLayer(LossLayer):
@@ -23,10 +23,8 @@ class LabelledLossLayer(LossLayer):
         """(values (N, C), 1 at each item's label and 0 elsewhere). Raises DataError for a label that is no class."""
         xp = self.device.xp
         x = bottom[0].value.read().reshape(item_rows(bottom[0].shape))
-        labels = bottom[1].value.read().reshape(-1).astype(int)
+        values = bottom[1].value.read().reshape(-1)
+        labels = whole_numbers(xp, values)
         wrong = (labels < 0) | (labels >= x.shape[1])
-        if bool(wrong.any()):
-            first = int(wrong.argmax())
-            fail(self.param, f"the label at position {first} of the batch is {int(labels[first])}; "
-                 f"there are {x.shape[1]} classes", "bottom[1]", DataError)
+        refuse(self, wrong, values, f"the label at position {{place}} of the batch is {{value}}; there are {x.shape[1]} classes", "bottom[1]")
         return x, (labels[:, None] == xp.arange(x.shape[1])[None]).astype(np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from ..engine.blob import Blob
 from ..engine.layer import Layer, between
 from ..proto import brew_pb2 as pb
+from .whole_numbers import whole_numbers
 
 
 class LossLayer(Layer):
@@ -86,4 +87,4 @@ def class_weights(layer: Layer, labels: Any, classes: int) -> Any:
     if not p.class_weighting or not p.weight_by_label_freqs:
         return None
     layer.require(len(p.class_weighting) == classes, f"class_weighting needs a weight for each of the {classes} classes, found {len(p.class_weighting)}", "loss_param.class_weighting")
-    return xp.asarray(np.array(p.class_weighting, np.float32))[xp.clip(labels.reshape(-1).astype(int), 0, classes - 1)]
+    return xp.asarray(np.array(p.class_weighting, np.float32))[xp.clip(whole_numbers(xp, labels.reshape(-1)), 0, classes - 1)]

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError
 from ..engine.layer import exactly, register
 from ..proto import brew_pb2 as pb
 from .boxes import decode, encode, overlaps, read_priors
 from .loss import LossLayer, normalizer
 from .smooth_l1_loss import smooth_l1, smooth_l1_slope
+from .whole_numbers import refuse, whole_numbers
 
 PARAM = pb.MultiBoxLossParameter
 
@@ -74,9 +74,9 @@ class MultiBoxLossLayer(LossLayer):
             mine = truth[(truth[:, 0] == n) & (p.use_difficult_gt | (truth[:, 7] == 0))]
             if not len(mine):
                 continue
-            classes = mine[:, 1].astype(int)
+            classes = whole_numbers(xp, mine[:, 1])
             bad = (classes < 0) | (classes >= p.num_classes) | (classes == p.background_label_id)
-            self.require(not bool(bad.any()), f"a true box has the class {int(classes[bad][0]) if bool(bad.any()) else 0}; there are {p.num_classes}, {p.background_label_id} being background", "bottom[3]", DataError)
+            refuse(self, bad, mine[:, 1], f"a true box has the class {{value}}; there are {p.num_classes}, {p.background_label_id} being background", "bottom[3]")
             base = priors if p.use_prior_for_matching else decode(xp, offsets[n, :, 0], priors, variance, p.code_type)
             match, near[n] = self._match(overlaps(xp, mine[:, 3:7], base), base)
             matched[n] = match >= 0

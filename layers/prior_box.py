@@ -1,7 +1,7 @@
 """PriorBox: the boxes that a detection net starts from."""
 from __future__ import annotations
 
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class PriorBoxLayer(Layer):
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p, field = self.param.prior_box_param, "prior_box_param"
         self.require(p.min_size, "min_size must be given", field)
+        for name in ("min_size", "max_size", "aspect_ratio", "variance", "step", "step_h", "step_w", "offset"):
+            values = getattr(p, name)
+            self.require(all(map(isfinite, values if hasattr(values, "__len__") else [values])), f"{name} must be finite, found {values}", f"{field}.{name}")
         self.require(len(p.max_size) in (0, len(p.min_size)), f"max_size is given for each of the {len(p.min_size)} min_size or not at all, found {len(p.max_size)}", f"{field}.max_size")
         self.require(all(s > 0 for s in p.min_size), "min_size must be more than 0", f"{field}.min_size")
         self.require(all(a < b for a, b in zip(p.min_size, p.max_size)), "max_size must be more than its min_size", f"{field}.max_size")

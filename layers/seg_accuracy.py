@@ -6,6 +6,7 @@ from typing import Any
 from ..engine.blob import Blob
 from ..engine.layer import Layer, channels_view, exactly, register
 from ..engine.memory import Memory
+from .whole_numbers import whole_numbers
 
 
 @register("SegAccuracy")
@@ -43,7 +44,7 @@ class SegAccuracyLayer(Layer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p, classes = self.device.xp, self.param.seg_accuracy_param, bottom[0].shape[1]
         best = bottom[0].value.read().reshape(channels_view(bottom[0].shape, 1, 2)).argmax(1).reshape(-1)
-        labels = bottom[1].value.read().reshape(-1).astype(int)
+        labels = whole_numbers(xp, bottom[1].value.read().reshape(-1))
         counts = (labels >= 0) & (labels < classes)
         for ignored in p.ignore_label:
             counts &= labels != ignored

@@ -5,6 +5,7 @@ from ..engine.blob import Blob
 from ..engine.layer import item_rows, register
 from ..proto import brew_pb2 as pb
 from .loss import LossLayer, normalizer
+from .whole_numbers import whole_numbers
 
 
 @register("SigmoidCrossEntropyLoss")
@@ -30,7 +31,7 @@ class SigmoidCrossEntropyLossLayer(LossLayer):
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         xp, p = self.device.xp, self.param.loss_param
         x, target = bottom[0].value.read(), bottom[1].value.read().reshape(bottom[0].shape)
-        self.counts = (target.astype(int) != p.ignore_label) if p.HasField("ignore_label") else xp.ones(x.shape, bool)
+        self.counts = (whole_numbers(xp, target) != p.ignore_label) if p.HasField("ignore_label") else xp.ones(x.shape, bool)
         losses = xp.maximum(x, 0) - x * target + xp.log1p(xp.exp(-abs(x)))          # neither sign overflows
         divisor = normalizer(p, self.view, int(self.counts.sum()), pb.LossParameter.BATCH_SIZE)
         self.finish(bottom, top, (losses * self.counts).reshape(self.rows).sum(1), divisor)

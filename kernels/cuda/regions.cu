@@ -4,7 +4,7 @@
 
 // The bins along an axis that may cover the pixels from `from` to `to`.
 __device__ __forceinline__ Part bins_over(const Extent& e, float from, float to, int bins) {
-  Part p = {max((int)floorf((from - e.start) / e.bin), 0), min((int)floorf((to - e.start) / e.bin) + 1, bins)};
+  Part p = {clipped(floorf((from - e.start) / e.bin), bins), clipped(floorf((to - e.start) / e.bin) + 1, bins)};
   return p;
 }
 
@@ -80,7 +80,7 @@ extern "C" __global__ void roi_align_backward(const float* dy, const float* rois
       const Part h = bins_over(eh, p.row - 1, p.row + 1, s.pooled_h), w = bins_over(ew, p.col - 1, p.col + 1, s.pooled_w);
       const float* d = dy + ((long)r * s.channels + p.channel) * s.pooled_h * s.pooled_w;
       for (int a = h.from; a < h.to; ++a) {
-        const float weight = align_weight(eh, a, nh, s.height, p.row) / (nh * nw);
+        const float weight = align_weight(eh, a, nh, s.height, p.row) / ((float)nh * nw);
         if (weight == 0) continue;
         for (int b = w.from; b < w.to; ++b) sum += d[a * s.pooled_w + b] * weight * align_weight(ew, b, nw, s.width, p.col);
       }

@@ -10,9 +10,9 @@ BREW_BOTH float tanh_of(float x) { return tanhf(x); }
 #else
 BREW_BOTH float exp_of(float x) {
   const float least = -87.33654f, most = 88.72283f;
-  const float r = x < least ? least : x > most ? most : x;
+  const float low = x > least ? x : least, r = low < most ? low : most;   // NaN becomes `least`: n is an int in any case
   const float n = (r * 1.44269504f + 12582912.0f) - 12582912.0f;       // to the nearest whole number
-  const float f = r - n * 0.693359375f + n * 2.12194440e-4f;           // r - n log 2, in two steps
+  const float f = x - n * 0.693359375f + n * 2.12194440e-4f;           // x - n log 2, in two steps
   float p = 1.9875691500e-4f;
   p = p * f + 1.3981999507e-3f;
   p = p * f + 8.3334519073e-3f;

@@ -1,15 +1,18 @@
 // Geometry of region pooling for cpu/regions.cpp and cuda/regions.cu: which part of a feature map a bin of a region covers.
-// A region is five floats: number of the image, then x1, y1, x2, y2 in pixels of the image.
+// A region is five floats: number of the image, then x1, y1, x2, y2 in pixels of the image. Any floats, NaN and infinity
+// included, give parts within the feature map, and an amount of work that depends on the map's size only.
 #pragma once
 #include "both.h"
 
+enum { kMostSamples = 1024 };                     // points of a bin's side, where they are given
 struct RegionShape { int regions, channels, height, width, pooled_h, pooled_w, group, samples; };   // channels: of the top
 
 struct Part { int from, to; };                    // pixels of one axis, half open
 // A region along one axis: bin b covers from start + b * bin on.
 struct Extent { float start, bin; };
 
-BREW_BOTH int clipped(float v, int most) { return v < 0 ? 0 : v > most ? most : (int)v; }
+// `most` may round up as a float: what is not below that is `most`. NaN is 0.
+BREW_BOTH int clipped(float v, int most) { return !(v > 0) ? 0 : v >= (float)most ? most : (int)v; }
 
 // Fast R-CNN (Girshick 2015): whole pixels, both ends included, at least one.
 BREW_BOTH Extent roi_extent(float first, float last, float scale, int bins) {
@@ -39,13 +42,37 @@ BREW_BOTH Extent align_extent(float first, float last, float scale, int bins) {
   Extent e = {start, fmaxf((last - first) * scale, 1.0f) / bins};
   return e;
 }
-BREW_BOTH int align_samples(const Extent& e, int samples) { return samples > 0 ? samples : (int)ceilf(e.bin); }
+// Points along a bin's side. Beyond 2^24 a float cannot count them.
+BREW_BOTH int align_samples(const Extent& e, int samples) { return samples > 0 ? samples : clipped(ceilf(e.bin), 1 << 24); }
+BREW_BOTH float align_at(const Extent& e, int b, int s, int n) { return e.start + b * e.bin + (s + 0.5f) * e.bin / n; }
+
+// The points of bin b that may lie between two places. Only where they are many, they are looked for.
+struct Points { int first, last; };              // half open
+BREW_BOTH int first_point(const Extent& e, int b, int n, float at) {      // that does not lie before `at`; by bisection
+  int low = 0, high = n;
+  while (low < high) {
+    const int s = low + (high - low) / 2;
+    if (align_at(e, b, s, n) < at) low = s + 1; else high = s;
+  }
+  return low;
+}
+BREW_BOTH Points points_between(const Extent& e, int b, int n, int size, float from, float to) {
+  Points p = {0, n};
+  if (n / 2 <= size) return p;
+  p.first = first_point(e, b, n, from);
+  p.last = first_point(e, b, n, to);
+  return p;
+}
+// Those on the feature map, or less than a pixel beyond.
+BREW_BOTH Points points_inside(const Extent& e, int b, int n, int size) { return points_between(e, b, n, size, -1, size + 0.5f); }
+
 // Where point s of n in bin b lies between pixels, for bilinear interpolation; nothing beyond a pixel from the edge.
 struct Between { int low, high; float to_low, to_high; };
+BREW_BOTH bool is_outside(const Between& p) { return p.to_low == 0 && p.to_high == 0; }
 BREW_BOTH Between align_point(const Extent& e, int b, int s, int n, int size) {
-  float at = e.start + b * e.bin + (s + 0.5f) * e.bin / n;
+  float at = align_at(e, b, s, n);
   Between p = {0, 0, 0.0f, 0.0f};
-  if (at < -1 || at > size) return p;
+  if (!(at >= -1 && at <= size) || size == 0) return p;
   if (at < 0) at = 0;
   p.low = (int)at;
   if (p.low >= size - 1) { p.low = p.high = size - 1; p.to_low = 1; return p; }
@@ -54,10 +81,11 @@ BREW_BOTH Between align_point(const Extent& e, int b, int s, int n, int size) {
   p.to_low = 1 - p.to_high;
   return p;
 }
-// The weight of pixel `at` in the sum over a bin's points.
+// The weight of pixel `at` in the sum over a bin's points. Those beyond the edge count as points on it.
 BREW_BOTH float align_weight(const Extent& e, int b, int n, int size, int at) {
   float sum = 0;
-  for (int s = 0; s < n; ++s) {
+  const Points points = points_between(e, b, n, size, at - 1.0f, at + 1 < size ? at + 1.5f : size + 0.5f);
+  for (int s = points.first; s < points.last; ++s) {
     const Between p = align_point(e, b, s, n, size);
     sum += (p.low == at ? p.to_low : 0.0f) + (p.high == at ? p.to_high : 0.0f);
   }
@@ -114,13 +142,16 @@ BREW_BOTH float roi_align(const float* x, const float* rois, float scale, const 
   const int nh = align_samples(eh, s.samples), nw = align_samples(ew, s.samples);
   const float* plane = x + ((long)r[0] * s.channels + b.channel) * s.height * s.width;
   float sum = 0;
-  for (int j = 0; j < nh; ++j) {
+  const Points rows = points_inside(eh, b.row, nh, s.height), cols = points_inside(ew, b.col, nw, s.width);
+  for (int j = rows.first; j < rows.last; ++j) {
     const Between h = align_point(eh, b.row, j, nh, s.height);
+    if (is_outside(h)) continue;
     const float *low = plane + h.low * s.width, *high = plane + h.high * s.width;
-    for (int k = 0; k < nw; ++k) {
+    for (int k = cols.first; k < cols.last; ++k) {
       const Between w = align_point(ew, b.col, k, nw, s.width);
+      if (is_outside(w)) continue;
       sum += h.to_low * (w.to_low * low[w.low] + w.to_high * low[w.high]) + h.to_high * (w.to_low * high[w.low] + w.to_high * high[w.high]);
     }
   }
-  return sum / (nh * nw);
+  return sum / ((float)nh * nw);
 }

@@ -26,9 +26,9 @@ struct Outputs { int first, last; };
 BREW_BOTH Outputs outputs_of(int p, float step, int out) {
   Outputs o = {0, out - 1};
   if (step == 0) return o;
-  const int first = (int)floorf((p - 1) / step), last = (int)ceilf((p + 1) / step);
-  if (first > 0) o.first = first;
-  if (last < out - 1) o.last = last;
+  const float first = floorf((p - 1) / step), last = ceilf((p + 1) / step);      // may be beyond all ints
+  if (first > 0) o.first = first < out ? (int)first : out;
+  if (last < out - 1) o.last = (int)last;
   return o;
 }
 
