@@ -61,6 +61,6 @@ inline void check_indices(const Ints& index, long count, const char* what) {
 // Geometry is computed with ints: throws unless windows of `kernel` pixels, `stride` apart, over `size` and `pad` more at each
 // end stay within them. `reach`: from the first to the last pixel of a window.
 inline void check_axis(long size, long out, long kernel, long stride, long pad, long reach) {
-  require(size >= 0 && out > 0 && kernel > 0 && stride > 0 && pad >= 0, "an axis needs extents, kernels and strides above 0");
+  require(size >= 0 && out >= 0 && kernel >= 0 && stride > 0 && pad >= 0, "an axis needs a stride above 0, and no negative extents");
   require(size + 2 * pad + reach + stride <= INT_MAX && (out - 1) <= (INT_MAX - reach) / stride, "the windows of an axis span 2^31 pixels or more");
 }

@@ -48,8 +48,9 @@ void bind_eltwise(py::module_& m) {
   // y[index[n]] += x[n], row by row and in the order of n.
   m.def("add_rows", [](const Array& x, const Ints& index, Array& y, long columns) {
     sized(volume({index.size(), columns}), x);
-    require(columns == 0 || y.size() % columns == 0, "add_rows: y has a part of a row");
-    check_indices(index, columns ? y.size() / columns : 0, "row");
+    if (columns == 0) return;                          // rows without values: nothing to add
+    require(y.size() % columns == 0, "add_rows: y has a part of a row");
+    check_indices(index, y.size() / columns, "row");
     const float* p = x.data(); const int* rows = index.data(); float* q = y.mutable_data(); const long n = index.size(); Release _;
 #pragma omp parallel if (n * columns > kGrain)
     {

@@ -10,9 +10,9 @@ void bind_resample(py::module_& m) {
   using Shape = std::vector<int>;
   const auto shape = [](const Shape& v, const Array& bottom, const Array& top) {
     const ResampleShape s{v.at(0), v.at(1), v.at(2), v.at(3), v.at(4), v.at(5), v.at(6), v.at(7)};
-    require(s.top >= 0 && s.left >= 0 && s.height > 0 && s.width > 0 && s.out_height > 0 && s.out_width > 0 &&
+    require(s.top >= 0 && s.left >= 0 && s.height > 0 && s.width > 0 && s.out_height >= 0 && s.out_width >= 0 &&
             s.top <= s.plane_height - s.height && s.left <= s.plane_width - s.width, "resample: the part is not in the plane");
-    const long planes = top.size() / volume({s.out_height, s.out_width});
+    const long planes = bottom.size() / volume({s.plane_height, s.plane_width});
     sized(volume({planes, s.out_height, s.out_width}), top);
     sized(volume({planes, s.plane_height, s.plane_width}), bottom);
     return s;
