@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import cpu, onednn
+from . import fork
 from .errors import DeviceError
 
 
@@ -85,8 +86,12 @@ class Gpu:
         from ..kernels.gpu import Kernels
         self.backend, self.xp = backend, backend.xp
         self.kernels = Kernels(backend)
+        self.generation = fork.generation
 
     def enter(self) -> None:
+        if self.generation != fork.generation and self.xp is not np:
+            raise DeviceError("this process was forked from one that uses the GPU, and CUDA cannot go on in it"
+                              "\n  start processes with multiprocessing's \"spawn\", or use the GPU in the child only")
         self.backend.enter()
 
     def synchronize(self) -> None:

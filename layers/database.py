@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -9,24 +10,40 @@ from weakref import WeakValueDictionary
 import lmdb
 import numpy as np
 
+from ..engine import fork
 from ..engine.errors import DataError, Position
 from ..kernels import cpu
 
 _open: WeakValueDictionary[tuple[str, int], lmdb.Environment] = WeakValueDictionary()
+_opening = threading.Lock()
 
 
 def open_once(folder: str) -> lmdb.Environment:
     """The LMDB environment of a folder: a process may open each only once, and several layers may read it."""
     path = os.path.realpath(folder)
     key = path, os.stat(os.path.join(path, "data.mdb")).st_ino
-    env = _open.get(key)
-    if env is None:
-        env = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
-        whole, have = (env.info()["last_pgno"] + 1) * env.stat()["psize"], os.path.getsize(os.path.join(path, "data.mdb"))
-        if have < whole:                                       # reading beyond the end of a mapped file kills the process
-            raise DataError(f"the database is cut off: data.mdb has {have} bytes of {whole}", Position(folder))
-        _open[key] = env
+    with _opening:
+        env = _open.get(key)
+        if env is None:
+            env = lmdb.open(path, readonly=True, lock=False, readahead=True, max_readers=512, max_spare_txns=4)
+            whole, have = (env.info()["last_pgno"] + 1) * env.stat()["psize"], os.path.getsize(os.path.join(path, "data.mdb"))
+            if have < whole:                                   # reading beyond the end of a mapped file kills the process
+                raise DataError(f"the database is cut off: data.mdb has {have} bytes of {whole}", Position(folder))
+            _open[key] = env
     return env
+
+
+def _close_parents() -> None:
+    """In a forked process: LMDB allows no environment to be used that the parent opened. Each Database opens its own again."""
+    global _opening
+    _opening = threading.Lock()
+    for env in list(_open.values()):
+        env.close()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_parents)
 
 
 _levels: WeakValueDictionary[str, LevelDatabase] = WeakValueDictionary()
@@ -56,7 +73,7 @@ class Database:
     """An LMDB opened for reading: records in the order of their keys."""
 
     def __init__(self, folder: str):
-        self.folder = folder
+        self.folder, self.generation = folder, fork.generation
         try:
             self.env = open_once(folder)
             self.size = self.env.stat()["entries"]
@@ -67,10 +84,17 @@ class Database:
         self.keys: list[bytes] | None = None                   # all of them, in order; read when shuffling begins
         self.ends: dict[int, bytes] = {}                       # where walks ended: the key of the record after
 
+    def _environment(self) -> lmdb.Environment:
+        """The environment, in a forked process opened anew."""
+        if self.generation != fork.generation:
+            self.env, self.ends = open_once(self.folder), {}
+            self.generation = fork.generation
+        return self.env
+
     def first(self) -> tuple[tuple[bytes, bytes], bool]:
         """((key, record), whether it is encoded) of the first record."""
         try:
-            with self.env.begin() as txn, txn.cursor() as cursor:
+            with self._environment().begin() as txn, txn.cursor() as cursor:
                 cursor.first()
                 key, record = cursor.item()
         except lmdb.Error as e:
@@ -82,16 +106,17 @@ class Database:
         keys: list[bytes] = []
         records: list[Any] = []
         try:
+            env = self._environment()
             if not walk:
                 if self.keys is None:
-                    with self.env.begin() as txn, txn.cursor() as cursor:
+                    with env.begin() as txn, txn.cursor() as cursor:
                         self.keys = list(cursor.iternext(keys=True, values=False))
-                with self.env.begin() as txn:
+                with env.begin() as txn:
                     for place in places:
                         keys.append(self.keys[place])
                         records.append(txn.get(keys[-1]))
                 return keys, records
-            with self.env.begin() as txn, txn.cursor() as cursor:
+            with env.begin() as txn, txn.cursor() as cursor:
                 self._seek(cursor, int(places[0]))
                 for place in places:
                     if place == 0:
@@ -120,7 +145,7 @@ class LevelDatabase:
     n-th lies, so all keys are read when it is opened."""
 
     def __init__(self, folder: str):
-        self.folder = folder
+        self.folder, self.generation = folder, fork.generation
         try:
             import plyvel
         except ImportError:
@@ -134,11 +159,18 @@ class LevelDatabase:
         if not self.size:
             raise DataError("the database is empty", Position(folder))
 
+    def _in_its_process(self) -> None:
+        if self.generation != fork.generation:
+            raise DataError("this LevelDB was opened before the process was forked, and belongs to the parent\n  make the net in the child only, "
+                            "start the child with multiprocessing's \"spawn\", or make an LMDB of it", Position(self.folder))
+
     def first(self) -> tuple[tuple[bytes, bytes], bool]:
+        self._in_its_process()
         record = self.db.get(self.keys[0])
         return (self.keys[0], record), is_encoded(record)
 
     def read(self, places: np.ndarray, walk: bool) -> tuple[list[bytes], list[bytes]]:
+        self._in_its_process()
         keys = [self.keys[place] for place in places]
         if not walk or (np.diff(places) != 1).any():
             return keys, [self.db.get(key) for key in keys]

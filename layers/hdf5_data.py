@@ -41,7 +41,7 @@ class HDF5DataLayer(BatchLayerState, Layer):
         self.load, self.order = lru_cache(maxsize=2)(self._load), lru_cache(maxsize=2)(self._order)
         self.shapes: list[tuple[int, ...]] = []                        # of a row of each top
         self.rows = [self._count(f) for f in range(len(self.files))]
-        self.prefetcher = Prefetcher(self._make, 2)
+        self.prefetcher = Prefetcher(self._make, 2, delays_fork=False)     # a fork holds h5py's lock, which _make waits for
         for blob, shape in zip(top, self.shapes):
             blob.reshape(self.batch_size, *shape)
 

@@ -43,6 +43,9 @@ PYBIND11_MODULE(BREW_MODULE, m) {
   bind_update(m);
   bind_winograd(m);
   m.def("set_threads", [](int n) { omp_set_num_threads(n); }, "Threads of the loops that follow in this Python thread.");
+  m.def("release_threads", [] { omp_pause_resource_all(omp_pause_soft); },
+        "End the idle threads behind this Python thread's loops; the next loop starts new ones. fork() copies no threads, and a\n"
+        "child that counts on them waits for ever.");
   m.def("best_isa", [] {
 #if defined(__x86_64__)
     __builtin_cpu_init();
