@@ -32,29 +32,35 @@ class Slot(Span):
 class Arena:
     """`data` and `diff` are flat arrays; the blobs' values and gradients are parts of them, in the engine's layouts.
 
-    What does not learn (a rate of 0) lies at the end of `data`, and has no place in `diff` and in histories, which are shorter.
-    Slots begin on cache lines. What lies between them and in the padding of layouts is zero, and stays zero. `slots` are in
-    the parameters' order; in memory those that learn alike are neighbours, and make one of `spans`.
+    What does not learn (a rate of 0) lies at the end of `data`, and has no place in `diff` and in histories, which are
+    shorter; the statistics that forward changes come last. Slots begin on cache lines. What lies between them and in
+    the padding of layouts is zero, and stays zero. `slots` are in the parameters' order; in memory those that learn
+    alike are neighbours, and make one of `spans`.
     """
 
     def __init__(self, parameters: list[Parameter]):
-        alike: dict[tuple[float, float], list[int]] = {}
+        alike: dict[tuple[float, float, bool], list[int]] = {}
         for i, p in enumerate(parameters):
-            alike.setdefault((p.lr_mult, p.decay_mult), []).append(i)
+            alike.setdefault((p.lr_mult, p.decay_mult, p.measured and not p.lr_mult), []).append(i)
         slots: dict[int, Slot] = {}
         self.spans: list[Span] = []
         start = self.learned = 0                   # floats so far; and of what learns
-        for rates, members in sorted(alike.items(), key=lambda item: item[0][0] == 0):
+        self.unmeasured = 0                        # floats before the statistics
+        self.measured: list[Slot] = []             # the statistics
+        for (lr, decay, measured), members in sorted(alike.items(), key=lambda item: (item[0][0] == 0, item[0][2])):
             first = start
             for i in members:
                 blob = parameters[i].blob
                 layout = GPU if device.gpu_runs else blob.value.layout
                 size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
-                slots[i] = Slot(start, size, *rates, blob, layout)
+                slots[i] = Slot(start, size, lr, decay, blob, layout)
                 start += -(-size // 16) * 16
-            self.spans.append(Span(first, start - first, *rates))
-            self.learned = start if rates[0] else self.learned
+            self.spans.append(Span(first, start - first, lr, decay))
+            self.learned = start if lr else self.learned
+            self.unmeasured = self.unmeasured if measured else start
+            self.measured += [slots[i] for i in members] if measured else []
         self.slots = [slots[i] for i in range(len(parameters))]
+        self.moving = [slot for slot in self.measured if slot.layout is not PLAIN]      # whose newest copy may be elsewhere
         self.learning = [slot for slot in self.slots if slot.lr_mult]
         self.data, self.diff = device.current().empty(start), self.zeros()
         for slot in self.slots:
@@ -88,6 +94,19 @@ class Arena:
                 store.read(slot.layout)
             store.write(slot.layout)
         return self.data if which == "data" else self.diff
+
+    def statistics(self) -> Any:
+        """A copy of what forward itself changes, for set_statistics."""
+        for slot in self.moving:
+            if slot.layout not in slot.blob.value.store.newest:
+                slot.blob.value.store.read(slot.layout)
+        return self.data[self.unmeasured:].copy()
+
+    def set_statistics(self, array: Any) -> None:
+        """Bring back what statistics() gave."""
+        for slot in self.measured:
+            slot.blob.value.store.write(slot.layout)
+        self.data[self.unmeasured:] = array
 
     def as_memory(self, array: Any, slot: Slot) -> Memory:
         """A slot of an array as a Memory with the parameter's shape, to be read or written in plain order. What has no place in

@@ -10,6 +10,7 @@ from ..proto import brew_pb2 as pb
 from ..proto import from_array, shape_of, to_array
 from .device import Cpu
 from .errors import ShapeError, WeightsError
+from .exclusive import Use
 from .layout import PLAIN
 from .memory import Memory
 
@@ -28,6 +29,7 @@ class Blob:
     """
 
     changed: object = object()               # another one whenever any blob's shape has changed; see ShapeWatch
+    users: tuple[Use, ...] = ()          # of the nets that the blob belongs to
 
     def __init__(self, shape: tuple[int, ...] = ()):
         self.shape: tuple[int, ...] = ()
@@ -77,12 +79,17 @@ class Blob:
 
     @property
     def data(self) -> np.ndarray:
-        """The values, shape `shape`: a live view, to read and to write."""
+        """The values, shape `shape`: a live view, to read and to write. Raises NetError while another thread runs the
+        net."""
+        for use in self.users:
+            use.check()
         return self.value.expose()
 
     @property
     def diff(self) -> np.ndarray:
         """The gradient, shape `shape`: a live view, to read and to write."""
+        for use in self.users:
+            use.check()
         return self.gradient.expose()
 
     @property

@@ -1,8 +1,9 @@
-"""fork(): the child has the memory of its parent and none of its threads, so that whoever waits for one of these waits for ever.
+"""fork(): the child has the memory of its parent and none of its threads, so that whoever waits for one of these waits
+for ever.
 
-OpenMP's idle threads are ended before a fork, and both processes start new ones with their next loop. Batches that threads are
-making are waited for, because libraries (OpenCV, OpenMP, LMDB) may hold locks meanwhile. In the child, `generation` tells
-prefetchers, databases and GPUs that what they hold is their parent's.
+OpenMP's idle threads are ended before a fork, and both processes start new ones with their next loop. Batches that
+threads are making are waited for, because libraries (OpenCV, OpenMP, LMDB) may hold locks meanwhile. In the child,
+`generation` tells prefetchers, databases and GPUs that what they hold is their parent's.
 """
 from __future__ import annotations
 

@@ -91,6 +91,8 @@ class Layer:
     reshape_always = False               # reshape() before every forward, as layers written by users expect
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
+    statistics: Sequence[int] = ()       # the numbers of its parameters that forward itself changes; their lr_mult is 0
+    hidden_counter = ""                  # the attribute that counts forwards which change state that cannot be put back
     private_blobs: Sequence[Blob] = ()           # blobs of its own, between its parts, that nobody needs between its calls
     backward_uses: Sequence[str] = ("bottom", "top")     # whose values backward needs: see backward_reads
     needs_sign = False                   # of those values, backward needs only which are positive

@@ -33,26 +33,29 @@ class Store:
 
     def allocate(self, key: Any) -> Any:
         if key not in self.copies:
-            size = self.size if key is PLAIN or key is GPU else key.size
-            if key is GPU:
-                self.copies[key] = device.current().empty(size)
-            elif self.pooled:
-                self.lent[key] = POOL.take(size)
-                self.copies[key] = self.lent[key][:size]
-                if key is not PLAIN:
-                    key.clear_padding(self.copies[key])
-            else:
-                self.copies[key] = device.Cpu.empty(size)
+            self.copies[key] = self._new(key)
         return self.copies[key]
 
+    def _new(self, key: Any) -> Any:
+        size = self.size if key is PLAIN or key is GPU else key.size
+        if key is GPU:
+            return device.current().empty(size)
+        if not self.pooled:
+            return device.Cpu.empty(size)
+        self.lent[key] = POOL.take(size)
+        if key is not PLAIN:
+            key.clear_padding(self.lent[key][:size])
+        return self.lent[key][:size]
+
     def read(self, key: Any) -> Any:
-        """The up-to-date copy `key`, brought there if it is not."""
+        """The up-to-date copy `key`, brought there if it is not. Nets that share weights may do so in several threads
+        at once: a copy is seen by the others when it is complete."""
         if key in self.newest:
             return self.copies[key]
         if self.lost is not None:
             self.lost()
             return self.read(key)
-        array = self.allocate(key)
+        array = self.copies[key] if key in self.copies else self._new(key)
         if not self.newest:
             array[...] = 0
         elif key is PLAIN:
@@ -69,6 +72,7 @@ class Store:
                 array[...] = plain
         else:
             key.pack(self.read(PLAIN), array)
+        self.copies[key] = array
         self.newest.add(key)
         return array
 

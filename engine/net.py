@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .arena import Arena
 from .blob import Blob
 from .debug_info import log_backward, log_forward
 from .errors import NetError, SolverError, WeightsError, check_readable, fail
+from .exclusive import Use, alone, as_user_code, claim, exclusive, using
 from .layer import Layer, layer_class
 from .memory import Store, weakly
 from .passes import filter_layers, insert_splits, leave_out_unknown, merged_state, plan_backward
@@ -63,6 +65,7 @@ class Net:
 
     def _build(self, param: pb.NetParameter) -> None:
         device.activate(self.device)
+        self.use = Use(self.name)
         self.layers: list[Layer] = []
         self._layer_names: list[str] = []
         self._blobs: list[Blob] = []
@@ -142,6 +145,7 @@ class Net:
         self._keep_values = True
         self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
         self._hooks: dict[str, list[Callable[[int], None]]] = {k: [] for k in ("before_forward", "after_forward", "before_backward", "after_backward")}
+        claim(self)
         log.info("Network initialization done.")
 
     def _add_blob(self, name: str, numbers: dict[str, int]) -> int:
@@ -187,6 +191,7 @@ class Net:
         """Make layer number i reshape before its next forward."""
         self._shapes[i] = None
 
+    @exclusive
     def reshape(self) -> None:
         """Pass changed input shapes through the net."""
         device.activate(self.device)
@@ -207,6 +212,7 @@ class Net:
         self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids, hide=not keep)
         self._backward_steps = {}
 
+    @exclusive
     def _restore_values(self, last: int | None = None) -> None:
         """Compute again what the last run released, up to layer number `last`, and keep all values from now on."""
         self.keep_values = True
@@ -229,6 +235,8 @@ class Net:
     def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False, keep: bool = True) -> float:
         """Layers start..end (both included) forward; returns the loss. Whole runs fuse layers; in TEST, and without `keep`, they
         give the memory of values on that neither another layer nor backward needs."""
+        if self.use.owner != get_ident():
+            return float(alone(self, self.run_forward, start, end, debug, keep))
         device.activate(self.device)
         self._watch.before_forward(self.forget_shapes)
         end = len(self.layers) - 1 if end is None else end
@@ -273,6 +281,9 @@ class Net:
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
         """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run releases the memory
         of each blob's gradient after its last use."""
+        if self.use.owner != get_ident():
+            alone(self, self.run_backward, start, end, debug, keep)
+            return
         device.activate(self.device)
         start = len(self.layers) - 1 if start is None else start
         if not self.keep_values:
@@ -312,6 +323,7 @@ class Net:
                     store.clear()
             self._released = []
 
+    @exclusive
     def output_values(self) -> dict[str, np.ndarray]:
         """The present values of each output, flat, in double precision."""
         blobs = self.blobs
@@ -319,6 +331,9 @@ class Net:
 
     def settle(self, entering: bool) -> None:
         """Around every call of the user: what he holds of blobs is read before, and shows the results after."""
+        if self.use.owner != get_ident():
+            alone(self, self.settle, entering)
+            return
         if entering:
             device.activate(self.device)
         for blob in self._blobs:
@@ -345,6 +360,7 @@ class Net:
             hook(i)
         self.settle(entering=True)
 
+    @exclusive
     def gather_parameters(self) -> Arena:
         """Move the learnable parameters into one arena (once; solvers call it when the engine has chosen its layouts)."""
         if self.arena is None:
@@ -353,6 +369,9 @@ class Net:
 
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to zero."""
+        if self.use.owner != get_ident():
+            alone(self, self.clear_param_diffs)
+            return
         with self.settled():
             self.clear_gradients()
 
@@ -361,6 +380,7 @@ class Net:
         for p in self.learnable:
             p.blob.gradient.clear()
 
+    @exclusive
     def check_finite(self, loss: float) -> None:
         """Raise SolverError naming the first layer that made something that is no number, if the loss is none."""
         if isfinite(loss):
@@ -414,6 +434,7 @@ class Net:
             raise NetError(f'the net has no layer "{name}"')
         return self._layer_names.index(name)
 
+    @exclusive
     def forward(self, blobs: list[str] | None = None, start: str | None = None, end: str | None = None, **inputs: Any) -> dict[str, np.ndarray]:
         """Run the net (or its layers start..end) and return {output: values}, and the `blobs` named beside them.
 
@@ -433,6 +454,7 @@ class Net:
         found = self.blobs
         return {name: found[name].data for name in names | set(blobs or [])}
 
+    @exclusive
     def backward(self, diffs: list[str] | None = None, start: str | None = None, end: str | None = None, **top_diffs: Any) -> dict[str, np.ndarray]:
         """Run gradients from `start` (or the outputs) back to `end` (or the inputs): {input: gradient}, and `diffs` named.
 
@@ -450,7 +472,7 @@ class Net:
         return {name: found[name].diff for name in names | set(diffs or [])}
 
     def _add_hook(self, when: str, function: Callable[[int], None]) -> None:
-        self._hooks[when].append(function)
+        self._hooks[when].append(as_user_code(function))
 
     def before_forward(self, f: Callable[[int], None]) -> None:
         """Call f(layer number) before each layer's forward."""
@@ -473,23 +495,28 @@ class Net:
     def share_with(self, other: Net) -> None:
         """Use the parameters of the layers of `other` that have the same names. Arrays taken from this net's parameters before
         keep the old values, as in Caffe: take them anew. Raises WeightsError if shapes differ."""
-        weights.share(self, other)
+        with using([self, other]):
+            weights.share(self, other)
 
+    @exclusive
     def copy_from(self, path: str | Path) -> None:
         """Load a caffemodel (binary, or HDF5 if it ends in .h5), layer by name. Raises WeightsError if shapes differ."""
         with self.settled():
             weights.load(self, str(path))
 
+    @exclusive
     def save(self, path: str | Path, with_diff: bool = False) -> None:
         """Write the net with its weights as a binary caffemodel."""
         weights.save(self, str(path), with_diff)
 
+    @exclusive
     def save_hdf5(self, path: str | Path, with_diff: bool = False) -> None:
         """Write the weights as HDF5: /data/<layer>/<index>."""
         weights.save_hdf5(self, str(path), with_diff)
 
     load_hdf5 = copy_from
 
+    @exclusive
     def to_proto(self, with_diff: bool = False) -> pb.NetParameter:
         """The net as built, splits included, with its weights."""
         proto = pb.NetParameter(name=self.name)

@@ -17,6 +17,7 @@ class Parameter:
     blob: Blob
     lr_mult: float
     decay_mult: float
+    measured: bool = False               # forward itself changes it: a statistic of the data
 
 
 def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
@@ -30,12 +31,13 @@ def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
         blobs = list(layer.blobs)
         for k, (blob, spec) in enumerate(zip(layer.blobs, layer.param_specs)):
             if spec.name not in by_name or not spec.name:
-                owned.append(Parameter(name, k, blob, spec.lr_mult, spec.decay_mult))
+                owned.append(Parameter(name, k, blob, spec.lr_mult, spec.decay_mult, k in layer.statistics))
                 layer.owns = [*getattr(layer, "owns", []), k]
                 if spec.name:
                     by_name[spec.name] = (owned[-1], spec)
                 continue
             owner, first = by_name[spec.name]
+            owner.measured = owner.measured or k in layer.statistics
             if spec.share_mode == pb.ParamSpec.PERMISSIVE:
                 layer.require(blob.count == owner.blob.count, f'shares "{spec.name}" with layer "{owner.layer}", which has {owner.blob.count} values; it needs {blob.count}', "param")
             else:

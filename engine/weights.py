@@ -138,4 +138,5 @@ def share(net: Net, other: Net) -> None:
                                f"{[b.shape for b in source.blobs]} in the net that it should share them with")
         for mine, his in zip(layer.blobs, source.blobs):
             mine.value = his.value
+            mine.users = (*mine.users, *(use for use in his.users if use not in mine.users))
         net.forget_shapes(i)                     # what it prepared for its own weights may not suit these

@@ -51,6 +51,7 @@ class NormalizingLayer(Layer):
 
     def fix(self, blobs: int, of: int) -> None:
         """The first `blobs` of the layer's `of` blobs are statistics: their rates and decays are 0."""
+        self.statistics = range(blobs)
         del self.param.param[of:]
         while len(self.param.param) < of:
             self.param.param.add()

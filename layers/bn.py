@@ -48,6 +48,7 @@ class BNLayer(NormalizingLayer):
         self.eps, self.from_batch = p.eps, self.phase == pb.TRAIN and not p.frozen
         self.add_blob(shape)
         self.add_blob(shape, one)
+        self.statistics = (2, 3)
         while len(self.param.param) < 4:
             self.param.param.add()
         for spec in self.param.param[0 if p.frozen else 2:]:

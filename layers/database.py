@@ -34,7 +34,8 @@ def open_once(folder: str) -> lmdb.Environment:
 
 
 def _close_parents() -> None:
-    """In a forked process: LMDB allows no environment to be used that the parent opened. Each Database opens its own again."""
+    """In a forked process: LMDB allows no environment to be used that the parent opened. Each Database opens its own
+    again."""
     global _opening
     _opening = threading.Lock()
     for env in list(_open.values()):

@@ -11,8 +11,9 @@ from ..engine import fork
 class Prefetcher:
     """Calls make(0), make(1), ... on `workers` threads, `depth` batches ahead; next() gives them in order.
 
-    An exception in make is raised by the next() whose batch it is. After that, or after an interrupt, next() tries the same
-    batch again. A forked process makes its batches anew. delays_fork=False: forks need not wait for batches in the making.
+    An exception in make is raised by the next() whose batch it is. After that, or after an interrupt, next() tries the
+    same batch again. A forked process makes its batches anew. delays_fork=False: forks need not wait for batches in the
+    making.
     """
 
     def __init__(self, make: Callable[[int], Any], depth: int, workers: int = 1, start: int = 0, delays_fork: bool = True):
@@ -42,7 +43,8 @@ class Prefetcher:
         return batch
 
     def _ask(self, first: int) -> None:
-        """Have `depth` batches made, from number `first` on. An interrupt at any point leaves each number with its own batch."""
+        """Have `depth` batches made, from number `first` on. An interrupt at any point leaves each number with its own
+        batch."""
         for number in range(first, first + self.depth):
             if number not in self.waiting:
                 self.waiting[number] = self.pool.submit(self._work, number)      # type: ignore[union-attr]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..engine.blob import Blob
+from ..engine.exclusive import user_code
 from ..engine.layer import Layer, at_least, register
 
 
@@ -161,6 +162,10 @@ class PythonLayer(Layer):
         if not hasattr(self.user, "blobs"):
             self.user.blobs = ParameterList()                   # its __init__ does not call ours
         self.user.setup(bottom, top)
+        self.statistics = [k for k, spec in enumerate(self.param.param) if not spec.lr_mult]
+        self.forwards = 0
+        if not bottom or hasattr(self.user, "snapshot_state"):
+            self.hidden_counter = "forwards"
         for i, stored in enumerate(self.param.blobs[:len(self.user.blobs)]):
             self.user.blobs[i].load(stored, f'blob {i} of layer "{self.name}"')
 
@@ -181,14 +186,16 @@ class PythonLayer(Layer):
         return self.keeper() is None and not self.param.bottom
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.user.reshape(bottom, top)
+        with user_code():
+            self.user.reshape(bottom, top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        with live(*bottom, *top, *self.blobs):
+        self.forwards += 1
+        with user_code(), live(*bottom, *top, *self.blobs):
             self.user.forward(bottom, top)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        with live(*bottom, *top, *self.blobs):
+        with user_code(), live(*bottom, *top, *self.blobs):
             self.user.backward(top, propagate_down, bottom)
 
 

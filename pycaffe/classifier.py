@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.exclusive import exclusive
 from . import io
 from .pycaffe import TEST, Net
 
@@ -24,6 +25,7 @@ class Classifier(Net):
         self.transformer, self.crop_dims = preprocessing(self, mean, input_scale, raw_scale, channel_swap)
         self.image_dims = np.array(image_dims if image_dims is not None else self.crop_dims)
 
+    @exclusive
     def predict(self, inputs: Sequence[np.ndarray], oversample: bool = True) -> np.ndarray:
         """Probabilities (N, classes) of images (H, W, K), each the mean over ten crops, or the centre's without `oversample`."""
         images = np.stack([io.resize_image(image, self.image_dims) for image in inputs])

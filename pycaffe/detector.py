@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import NetError
+from ..engine.exclusive import exclusive
 from . import io
 from .classifier import preprocessing
 from .pycaffe import TEST, Net
@@ -24,6 +25,7 @@ class Detector(Net):
         self.transformer, self.crop_dims = preprocessing(self, mean, input_scale, raw_scale, channel_swap)
         self.configure_crop(context_pad)
 
+    @exclusive
     def detect_windows(self, images_windows: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
         """[(picture's file, windows (n, 4) as ymin, xmin, ymax, xmax)] to a dict for each window: filename, window, prediction."""
         crops, places = [], []
@@ -39,6 +41,7 @@ class Detector(Net):
         predictions = self.forward_all(**prepared)[self.outputs[0]].reshape(len(crops), -1)
         return [{"window": window, "prediction": prediction, "filename": filename} for (filename, window), prediction in zip(places, predictions)]
 
+    @exclusive
     def detect_selective_search(self, image_fnames: Sequence[str]) -> list[dict[str, Any]]:
         """detect_windows() on the proposals of selective search. Raises NetError without the package that Caffe takes them from."""
         try:

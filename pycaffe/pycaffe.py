@@ -12,6 +12,7 @@ import numpy as np
 from .. import solvers
 from ..engine import net as engine
 from ..engine.errors import DeviceError, NetError, ShapeError
+from ..engine.exclusive import exclusive
 from ..proto import brew_pb2 as pb
 from ..proto import read_solver
 from ..solvers import adadelta, adagrad, adam, nesterov, rmsprop, sgd
@@ -47,6 +48,7 @@ class Net(engine.Net):
     def _outputs(self) -> list[int]:
         return [self._blob_names.index(name) for name in self.outputs]
 
+    @exclusive
     def forward_all(self, blobs: list[str] | None = None, **inputs: Any) -> dict[str, np.ndarray]:
         """forward() of inputs of any number of items, batch by batch; the last batch is filled up with zeros.
 
@@ -58,6 +60,7 @@ class Net(engine.Net):
                 found.setdefault(name, []).append(values.copy())
         return self._joined(found, inputs)
 
+    @exclusive
     def forward_backward_all(self, blobs: list[str] | None = None, diffs: list[str] | None = None, **inputs: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """forward() and backward() batch by batch. Keyword arguments give the inputs, and the gradients of outputs.
 
@@ -91,6 +94,7 @@ class Net(engine.Net):
         items = len(next(iter(inputs.values())))
         return {name: np.concatenate(parts)[:items] if parts[0].ndim else np.array(parts) for name, parts in found.items()}
 
+    @exclusive
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Let the MemoryData layer, the first one, read these: data (N, C, H, W), labels (N), both float32; N is a multiple of its
         batch_size. They are taken as they are: transform_param is not applied."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
+from threading import get_ident
 from time import perf_counter
 from typing import Any, TypeVar
 
 from ..engine.arena import Span
-from ..engine.errors import Position, SolverError, WeightsError, check_readable, nearest
+from ..engine.errors import BrewError, Position, SolverError, WeightsError, check_readable, nearest
+from ..engine.exclusive import as_user_code, user_code, using
 from ..engine.net import Net
 from ..engine.passes import merged_state
 from ..engine.random import new_seed
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, to_text
-from . import layer_state, lr_policy, snapshot
+from . import lr_policy, snapshot
+from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
 from .lr_policy import Plateau, advance, rate
 
 log = logging.getLogger("brew")
@@ -76,21 +79,30 @@ class Solver:
         self.iter = self.current_step = 0
         self.losses: list[float] = []                     # the last average_loss losses
         self.l1 = p.regularization_type == "L1"
-        self.net, *self.test_nets = [self.make_net(*declared) for declared in self.declared_nets]
-        self.net.keep_blobs = False
-        for net in self.test_nets:
-            net.share_with(self.net)
-        self.arena = self.net.gather_parameters()
-        self.history = [self.arena.zeros() for _ in range(self.histories)]
         self.plateau = Plateau()
-        self.average: Any = None                          # of the weights, an array like the arena's, from the first update on
+        self.stopped = False
+        self.tested_at = -1                               # the iteration whose tests are done
+        net, *test_nets = [self.make_net(*declared) for declared in self.declared_nets]
+        net.keep_blobs = False
+        self._assemble(net, test_nets)
         for path in self.declared_weights:
             self.load_weights(path)
+        log.info("Solver scaffolding done.")
+
+    def _assemble(self, net: Net, test_nets: list[Net]) -> None:
+        """Join the nets, and make what training needs beside them."""
+        self.net, self.test_nets = net, test_nets
+        for other in test_nets:
+            other.share_with(net)
+        self.arena = net.gather_parameters()
+        self.history = [self.arena.zeros() for _ in range(self.histories)]
+        self.average: Any = None                          # of the weights, an array like the arena's, from the first update on
+        self.torn = ""                                    # why the state is not whole, if it is not: see step() and restore()
+        self.entered, self.interrupts, self.stage = False, 0, ""
+        self.undo, self.iter_begun, self.losses_before = Undo(net), self.iter, self.losses
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
         self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
-        self.stopped = False
-        log.info("Solver scaffolding done.")
 
     # ----------------------------------------------------------------------------------------------------- building
 
@@ -178,8 +190,15 @@ class Solver:
     # ------------------------------------------------------------------------------------------------------ training
 
     def step(self, n: int) -> None:
-        """n iterations: forward, backward, update; tests, log lines and snapshots when they are due."""
-        with self._settled():
+        """n iterations: forward, backward, update; tests, log lines and snapshots when they are due.
+
+        Ctrl-C raises KeyboardInterrupt at the end of the iteration, a second one at once. An iteration that an
+        exception ends is undone, so that the next step() repeats it, or completed; within the update that is
+        impossible, and `torn` says so.
+        """
+        with Entry(self), self._settled():
+            if self.stage:
+                refuse_within(self, "step()")
             self._step(n)
 
     @property
@@ -199,35 +218,47 @@ class Solver:
         p, last, since, start = self.param, self.iter + n, perf_counter(), self.iter
         while self.iter < last:
             self.net.clear_gradients()
-            if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization):
+            if p.test_interval and self.iter % p.test_interval == 0 and (self.iter > 0 or p.test_initialization) and self.tested_at != self.iter:
                 self.test_all()
                 if self.stopped:
                     break
+                self.tested_at = self.iter               # not again if the iteration is interrupted and repeated
+                interrupt_if_wished(self)
             self._call_back(0)
             show = p.display > 0 and self.iter % p.display == 0
             debug = show and (p.debug_info or self.net.param.debug_info)
-            loss = 0.0
-            for _ in range(p.iter_size):
-                loss += self.net.run_forward(debug=debug, keep=self.net.keep_blobs)
-                self.net.run_backward(debug=debug, keep=self.net.keep_blobs)
-            loss /= p.iter_size
-            self.net.check_finite(loss)
-            self.losses = [*self.losses, loss][-p.average_loss:]
-            if show:
-                now = perf_counter()
-                done, seconds = self.iter - start, now - since
-                log.info("Iteration %d (%g iter/s, %gs/%d iters), loss = %g", self.iter, done / seconds if done else 0, seconds, p.display, self.smoothed_loss)
-                self._log_outputs(self.net, "Train")
-                start, since = self.iter, now
-            self._call_back(1)
-            self._apply_update(show, debug)
-            self._tell("on_display" if show else "on_iteration", loss)
-            self.iter += 1
+            begin(self)
+            try:
+                loss = 0.0
+                for _ in range(p.iter_size):
+                    loss += self.net.run_forward(debug=debug, keep=self.net.keep_blobs)
+                    self.net.run_backward(debug=debug, keep=self.net.keep_blobs)
+                loss /= p.iter_size
+                if not isfinite(loss):
+                    self.net.check_finite(loss)
+                self.losses = [*self.losses, loss][-p.average_loss:]
+                if show:
+                    now = perf_counter()
+                    done, seconds = self.iter - start, now - since
+                    log.info("Iteration %d (%g iter/s, %gs/%d iters), loss = %g", self.iter, done / seconds if done else 0, seconds, p.display, self.smoothed_loss)
+                    self._log_outputs(self.net, "Train")
+                    start, since = self.iter, now
+                self._call_back(1)
+                self._apply_update(show, debug)
+                self.stage = DONE
+                if self.watchers:
+                    self._tell("on_display" if show else "on_iteration", loss)
+                self.iter, self.stage = self.iter_begun + 1, ""
+            except BaseException:
+                settle(self)
+                raise
             self._obey()
             if p.snapshot and self.iter % p.snapshot == 0:
                 self.snapshot()
             if self.stopped:
                 break
+            if self.interrupts:
+                interrupt_if_wished(self)
 
     @property
     def smoothed_loss(self) -> float:
@@ -251,10 +282,15 @@ class Solver:
 
     def apply_update(self) -> None:
         """Change the weights by their gradients: clip, normalise by iter_size, decay, step. The iteration does not count up."""
-        with self._settled():
+        with Entry(self), self._settled():
             self._apply_update()
 
     def _apply_update(self, show: bool = False, debug: bool = False) -> None:
+        within, self.stage = self.stage, UPDATE
+        self._update_weights(show, debug)
+        self.stage = within and UPDATE                    # an iteration that has updated cannot be undone
+
+    def _update_weights(self, show: bool, debug: bool) -> None:
         p = self.param
         if p.lr_policy == "plateau":
             step = self.plateau.advance(p, self.iter, self.current_step, self.smoothed_loss)
@@ -297,7 +333,12 @@ class Solver:
 
     def solve(self, resume_file: str | None = None) -> None:
         """Train up to max_iter, from a solverstate if one is given."""
+        with Entry(self, torn=bool(resume_file)):
+            self._solve(resume_file)
+
+    def _solve(self, resume_file: str | None) -> None:
         p = self.param
+        refuse_within(self, "solve()")
         log.info("Solving %s", self.net.name)
         log.info("Learning Rate Policy: %s", p.lr_policy)
         self.stopped = False
@@ -311,9 +352,11 @@ class Solver:
             return
         with self._settled():
             if p.display and self.iter % p.display == 0:
-                states = layer_state.collect(self)     # the loss line reads a batch that is no part of the training
-                log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
-                layer_state.put_back(self, states)
+                undo = Undo(self.net, users=True)        # the loss line reads a batch that is no part of the training
+                try:
+                    log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())
+                finally:
+                    undo.put_back()
             if p.test_interval and self.iter % p.test_interval == 0:
                 self.test_all()
         log.info("Optimization Done.")
@@ -329,16 +372,29 @@ class Solver:
 
     def test_all(self) -> None:
         """Run every test net and log the mean of its outputs."""
-        for i in range(len(self.test_nets)):
-            if not self.stopped:
-                with self.averaged(self.param.test_average):
-                    self._test(i)
+        with Entry(self):
+            undos = [Undo(net, users=True) for net in self.test_nets]
+            try:
+                for i in range(len(self.test_nets)):
+                    if not self.stopped:
+                        self.test(i)
+            except BaseException:
+                for undo in undos:
+                    undo.put_back()
+                raise
 
     def test(self, number: int = 0) -> dict[str, list[float]]:
         """Run one test net test_iter times; returns, and logs, the mean of each output's elements. With test_average the
-        net has the average of the weights meanwhile."""
-        with self._settled(), self.averaged(self.param.test_average):
-            return self._test(number)
+        net has the average of the weights meanwhile. A test that is interrupted begins anew with the same data."""
+        with Entry(self), self._settled(), self.averaged(self.param.test_average):
+            undo, whole = Undo(self.test_nets[number], users=True), False
+            try:
+                means = self._test(number)
+                whole = bool(means) or not self.stopped
+                return means
+            finally:
+                if not whole:
+                    undo.put_back()
 
     @contextmanager
     def averaged(self, wanted: bool = True) -> Iterator[None]:
@@ -346,15 +402,16 @@ class Solver:
         if not wanted or self.average is None:
             yield
             return
-        with self._settled():
-            data = self.arena.open("data")
-            kept = data.copy()
-            data[...] = self.average
-        try:
-            yield
-        finally:
+        with using(self.nets):
             with self._settled():
-                self.arena.open("data")[...] = kept
+                data = self.arena.open("data")
+                kept = data.copy()
+                data[...] = self.average
+            try:
+                yield
+            finally:
+                with self._settled():
+                    self.arena.open("data")[...] = kept
 
     def _test(self, number: int) -> dict[str, list[float]]:
         net, p = self.test_nets[number], self.param
@@ -362,6 +419,7 @@ class Solver:
         sums: dict[str, Any] = {}
         total = 0.0
         for _ in range(p.test_iter[number]):
+            interrupt_if_wished(self)
             self._obey()
             if self.stopped:
                 log.info("Test interrupted.")
@@ -384,26 +442,44 @@ class Solver:
                 k += 1
 
     def _tell(self, event: str, *args: Any) -> None:
-        for watcher in self.watchers:
-            if hasattr(watcher, event):
-                getattr(watcher, event)(self, *args)
+        with user_code():
+            for watcher in self.watchers:
+                if hasattr(watcher, event):
+                    getattr(watcher, event)(self, *args)
 
     # ----------------------------------------------------------------------------------------------------- snapshots
 
     def snapshot(self) -> str:
-        """Write a caffemodel and a solverstate; returns the state's path. Raises SnapshotError."""
-        path = snapshot.save(self)
-        self._tell("on_snapshot", path)
-        return path
+        """Write a caffemodel and a solverstate; returns the state's path. Raises SnapshotError. Not within an
+        iteration, except by watchers: the update is done then, and the state is that of the next iteration."""
+        with Entry(self):
+            refuse_within(self, "snapshot()", GRADIENTS, UPDATE, RESTORE)
+            ahead = self.stage == DONE
+            self.iter += ahead
+            try:
+                path = snapshot.save(self)
+            finally:
+                self.iter -= ahead
+            self._tell("on_snapshot", path)
+            return path
 
     def restore(self, path: str) -> None:
-        """Go on from a solverstate, exactly where it was written. Raises SnapshotError or WeightsError."""
-        with self._settled():
-            snapshot.restore(self, path)
+        """Go on from a solverstate, exactly where it was written. Raises SnapshotError or WeightsError. Mends a torn
+        state."""
+        with Entry(self, torn=True), self._settled():
+            refuse_within(self, "restore()")
+            self.stage = RESTORE
+            try:
+                snapshot.restore(self, path)
+            except BrewError:                            # nothing has changed
+                self.stage = ""
+                raise
+            self.stage = self.torn = ""
+            self.tested_at = -1
 
     def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
         """Call on_start() before each iteration's forward and on_gradients_ready() before its update."""
-        self.callbacks.append((on_start, on_gradients_ready))
+        self.callbacks.append((as_user_code(on_start), as_user_code(on_gradients_ready)))
 
     def share_weights(self, net: Net) -> None:
         """Let `net` use the weights that this solver trains."""

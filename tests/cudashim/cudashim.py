@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\(\d+\)\s*)?([\w:<>]+)\
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s*)?(\w+)\s*\(')
 CUDA_HEADER = re.compile(r"^\s*#\s*include\s*<(cuda_fp16|cuda_bf16|math_constants|cooperative_groups)\.h>.*$", re.M)
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w"]
+ONE_AT_A_TIME = threading.Lock()                 # a kernel's grid is the process's, as in a stream kernels follow each other
 POINTER = -8                                     # the codes of cushim::sizes: bytes, times 1000 for floating point
 
 
@@ -63,7 +65,9 @@ class RawKernel:
         kept = [self._pointer(i, a, p) for i, (a, p) in enumerate(zip(args, self.params))]
         pointers = (ctypes.c_void_p * len(kept))(*(ctypes.addressof(k) for k in kept))
         extents = [(ctypes.c_uint * 3)(*(list(e) + [1, 1])[:3]) for e in (grid, block)]
-        if self.function(*extents, ctypes.c_size_t(shared_mem), pointers, 1, self.order):
+        with ONE_AT_A_TIME:
+            failed = self.function(*extents, ctypes.c_size_t(shared_mem), pointers, 1, self.order)
+        if failed:
             raise RuntimeError(f"{self.name}: {self.library.cushim_err().decode()}")
 
     def _pointer(self, i: int, arg: Any, code: int) -> Any:
