@@ -119,6 +119,17 @@ class Blob:
     def __repr__(self) -> str:
         return f"Blob({' '.join(str(d) for d in self.shape)} ({self.count}))"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: shape, values and gradient, in plain order. A copy belongs to no net."""
+        stores = self.value.store, self.gradient.store
+        return {"shape": self.shape, "parts": [s.read(PLAIN).copy() if s.newest or s.lost is not None else None for s in stores]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["shape"])                              # type: ignore[misc]
+        for memory, values in zip((self.value, self.gradient), state["parts"]):
+            if values is not None:
+                memory.store.write(PLAIN)[...] = values
+
     # ------------------------------------------------------------------------------------------------------- files
 
     def load(self, proto: pb.BlobProto, what: str) -> None:

@@ -92,6 +92,8 @@ class Layer:
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     statistics: Sequence[int] = ()       # the numbers of its parameters that forward itself changes; their lr_mult is 0
+    given: Sequence[str] = ()            # attributes with what the program handed over; copies of the net get them
+    bound = ""                           # why copies of a net with this layer are impossible
     hidden_counter = ""                  # the attribute that counts forwards which change state that cannot be put back
     private_blobs: Sequence[Blob] = ()           # blobs of its own, between its parts, that nobody needs between its calls
     backward_uses: Sequence[str] = ("bottom", "top")     # whose values backward needs: see backward_reads
@@ -205,6 +207,10 @@ class Layer:
         require(condition, self.param, message, field, error)
 
     # ------------------------------------------------------------------------------------------------------- for the net
+
+    def __getstate__(self) -> object:
+        raise NetError(f'layer "{self.name}" cannot be pickled or copied by itself: '
+                       "pickle or copy the net that it is a part of")
 
     def check_counts(self, bottoms: int, tops: int) -> None:
         for what, arity, n in (("bottom", self.bottoms, bottoms), ("top", self.tops, tops)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..proto import brew_pb2 as pb
 from ..proto import read_net, strip_positions, to_text
-from . import device, weights
+from . import device, pickling, weights
 from .arena import Arena
 from .blob import Blob
 from .debug_info import log_backward, log_forward
@@ -515,6 +515,16 @@ class Net:
         weights.save_hdf5(self, str(path), with_diff)
 
     load_hdf5 = copy_from
+
+    @exclusive
+    def __getstate__(self) -> dict[str, Any]:
+        return pickling.state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pickling.revive(self, state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Net:
+        return pickling.deep_copy(self, memo)
 
     @exclusive
     def to_proto(self, with_diff: bool = False) -> pb.NetParameter:

@@ -23,6 +23,7 @@ class HDF5OutputLayer(Layer):
     """
 
     bottoms, tops = exactly(2), exactly(0)
+    bound = "it writes a file, which a copy would begin anew"
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         import h5py

@@ -26,6 +26,7 @@ class MemoryDataLayer(Layer):
 
     bottoms, tops = exactly(0), exactly(2)
     counter = "batches"
+    given = ("data", "labels")
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.memory_data_param
@@ -34,6 +35,7 @@ class MemoryDataLayer(Layer):
         top[0].reshape(*self.shape)
         top[1].reshape(self.shape[0])
         self.data: np.ndarray | None = None
+        self.labels: np.ndarray | None = None
         self.batches = 0
 
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
@@ -49,7 +51,7 @@ class MemoryDataLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.require(self.data is not None, "has no data: call set_input_arrays first", error=DataError)
-        assert self.data is not None
+        assert self.data is not None and self.labels is not None
         n = self.shape[0]
         start = self.batches * n % len(self.data)
         for blob, values in zip(top, (self.data, self.labels)):

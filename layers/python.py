@@ -166,6 +166,9 @@ class PythonLayer(Layer):
         self.forwards = 0
         if not bottom or hasattr(self.user, "snapshot_state"):
             self.hidden_counter = "forwards"
+        if not bottom and not hasattr(self.user, "snapshot_state"):
+            self.bound = ("it has no bottoms, and no methods snapshot_state() and restore_state() "
+                          "that say where it is in its data")
         for i, stored in enumerate(self.param.blobs[:len(self.user.blobs)]):
             self.user.blobs[i].load(stored, f'blob {i} of layer "{self.name}"')
 

@@ -137,8 +137,21 @@ def get_solver(solver_file: str | Path | pb.SolverParameter) -> Any:
     known: dict[str, Any] = {cls.__name__.removesuffix("Solver"): cls for cls in (SGDSolver, NesterovSolver, AdaGradSolver, RMSPropSolver, AdaDeltaSolver, AdamSolver)}
     own = solvers.SOLVERS.get(param.type)
     if param.type not in known and own is not None:
-        known[param.type] = type(own.__name__, (_Caffes, own), {})   # brew's further kinds
+        known[param.type] = _further_kind(own)                       # brew's, and those of users
     return known[param.type](solver_file) if param.type in known else solvers.get_solver(solver_file)
+
+
+def _further_kind(own: type) -> Any:
+    """The class of pycaffe for a class of brew's, as a member of this module, where pickle looks for it."""
+    kind = globals().setdefault(own.__name__, type(own.__name__, (_Caffes, own), {"__module__": __name__}))
+    return kind if isinstance(kind, type) and issubclass(kind, own) else type(own.__name__, (_Caffes, own), {})
+
+
+def __getattr__(name: str) -> Any:
+    for own in solvers.SOLVERS.values():
+        if own.__name__ == name:
+            return _further_kind(own)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Timer:

@@ -18,7 +18,7 @@ from ..engine.passes import merged_state
 from ..engine.random import new_seed
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, to_text
-from . import lr_policy, snapshot
+from . import lr_policy, pickling, snapshot
 from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
 from .lr_policy import Plateau, advance, rate
 
@@ -103,6 +103,17 @@ class Solver:
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
         self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
+
+    def __getstate__(self) -> dict[str, Any]:
+        with Entry(self):
+            refuse_within(self, "pickle")
+            return pickling.state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pickling.revive(self, state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Solver:
+        return pickling.deep_copy(self, memo)
 
     # ----------------------------------------------------------------------------------------------------- building
 

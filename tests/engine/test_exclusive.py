@@ -1,7 +1,9 @@
 """One net runs in one thread at a time, and a second thread gets an error; nets side by side in threads give the same bits."""
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -82,7 +84,7 @@ PYCAFFE = NET | {
     "forward_all": lambda n: n.forward_all(x=np.zeros((9, 16, 14, 14))), "forward_backward_all": lambda n: n.forward_backward_all(x=np.zeros((9, 16, 14, 14)), y=np.zeros((9, 4))),
     "set_input_arrays": lambda n: n.set_input_arrays(np.zeros((8, 16, 14, 14), "f"), np.zeros(8, "f"))}
 LOOKS: dict[str, Callable[[Any], object]] = {
-    "blob.data": lambda n: n.blobs["p"].data, "blob.diff": lambda n: n.blobs["p"].diff, "param.data": lambda n: n.params["ip"][0].data, "param.diff": lambda n: n.params["ip"][0].diff}
+    "pickle": pickle.dumps, "deepcopy": copy.deepcopy, "blob.data": lambda n: n.blobs["p"].data, "blob.diff": lambda n: n.blobs["p"].diff, "param.data": lambda n: n.params["ip"][0].data, "param.diff": lambda n: n.params["ip"][0].diff}
 # What changes nothing that a run uses
 FREE = {"before_forward", "after_forward", "before_backward", "after_backward", "param_name", "forget_shapes"}
 SOLVERS: dict[str, Callable[[Any], object]] = {
@@ -130,7 +132,7 @@ def test_classifiers_and_detectors_are_refused(name: str) -> None:
     call()
 
 
-@pytest.mark.parametrize("name", [*SOLVERS, *(f"net: {name}" for name in [*NET, *LOOKS]), "test net"])
+@pytest.mark.parametrize("name", [*SOLVERS, "pickle", *(f"net: {name}" for name in [*NET, *LOOKS]), "test net"])
 def test_a_solver_that_steps_in_another_thread_is_refused_with_its_nets(name: str) -> None:
     solver = brew.get_solver("solver.prototxt")
     solver.step(1)
@@ -138,7 +140,7 @@ def test_a_solver_that_steps_in_another_thread_is_refused_with_its_nets(name: st
         if name == "test net":
             refused(lambda s: s.test_nets[0].forward(), solver)
         else:
-            calls, of = (SOLVERS, solver) if "net: " not in name else (NET | LOOKS, solver.net)
+            calls, of = (SOLVERS | {"pickle": pickle.dumps}, solver) if "net: " not in name else (NET | LOOKS, solver.net)
             refused(calls[name.removeprefix("net: ")], of)
     assert solver.iter == 3
 

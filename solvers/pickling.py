@@ -1,0 +1,78 @@
+"""Solvers as values: what `pickle` and `copy` take of one, and a solver made from it. It goes on with the same bits.
+
+Its nets are copied with it (engine/pickling.py); callbacks, watchers and poll stay with the original.
+"""
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..engine import device, pickling
+from ..proto import brew_pb2 as pb
+
+if TYPE_CHECKING:
+    from .solver import Solver
+
+PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at")
+
+
+def state(solver: Solver) -> dict[str, Any]:
+    """What a copy of the solver needs."""
+    def parts(array: Any) -> list[Any]:
+        return [pickling.plain(solver.arena.as_memory(array, slot)) for slot in solver.arena.slots]
+    device.activate(solver.net.device)
+    return {
+        "param": solver.param.SerializeToString(), "members": {name: getattr(solver, name) for name in PLAIN_MEMBERS},
+        "nets": [(type(net), net.__getstate__()) for net in solver.nets],
+        "history": [parts(array) for array in solver.history],
+        "average": None if solver.average is None else parts(solver.average),
+        "more": pickling.added(solver, members)}
+
+
+@cache
+def members() -> frozenset[str]:
+    """The members that every solver has."""
+    from .solver import Solver
+    param = pb.SolverParameter(net_param=pb.NetParameter(), base_lr=1, lr_policy="fixed", random_seed=0)
+    return pickling.quietly(lambda: frozenset(vars(Solver(param))))
+
+
+def revive(solver: Solver, state: dict[str, Any]) -> None:
+    """Make `solver`, an object without members, the solver of this state."""
+    solver.param = pb.SolverParameter.FromString(state["param"])
+    vars(solver).update(deepcopy(state["members"]))
+    nets = []
+    for cls, of in state["nets"]:
+        nets.append(cls.__new__(cls))
+        pickling.build(nets[-1], of)
+    solver._assemble(nets[0], nets[1:])                # the arena takes a new net's layouts, and then the values
+    for net, (_, of) in zip(nets, state["nets"]):
+        pickling.set_values(net, of)
+    device.activate(solver.net.device)
+    for array, parts in zip(solver.history, state["history"]):
+        _fill(solver, array, parts)
+    if state["average"] is not None:
+        solver.average = solver.arena.data.copy()
+        _fill(solver, solver.average, state["average"])
+    solver.undo.take()
+    vars(solver).update(state["more"])
+
+
+def _fill(solver: Solver, array: Any, parts: list[Any]) -> None:
+    for slot, values in zip(solver.arena.slots, parts):
+        memory = solver.arena.as_memory(array, slot)
+        home = memory.store.home
+        if values is not None:
+            pickling.fill(memory, values)
+            memory.store.read(home)                    # back into the array
+
+
+def deep_copy(solver: Solver, memo: dict[int, Any]) -> Solver:
+    """A copy on the solver's own device."""
+    copy = memo[id(solver)] = type(solver).__new__(type(solver))
+    given = solver.__getstate__()
+    nets = [(cls, pickling.apart(of, memo)) for cls, of in given["nets"]]
+    with device.using(solver.net.device):
+        revive(copy, {**given, "nets": nets, "more": deepcopy(given["more"], memo)})
+    return copy
