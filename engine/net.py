@@ -375,6 +375,7 @@ class Net:
         with self.settled():
             self.clear_gradients()
 
+    @exclusive
     def clear_gradients(self) -> None:
         """clear_param_diffs within a step, which brings held arrays up to date at its end."""
         for p in self.learnable:

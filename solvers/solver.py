@@ -87,6 +87,7 @@ class Solver:
         self._assemble(net, test_nets)
         for path in self.declared_weights:
             self.load_weights(path)
+        del self.declared_nets, self.declared_weights
         log.info("Solver scaffolding done.")
 
     def _assemble(self, net: Net, test_nets: list[Net]) -> None:

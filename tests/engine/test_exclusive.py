@@ -74,7 +74,7 @@ def running(net: Any, run: Callable[[], object]) -> Iterator[None]:
 # What a user may call of a net, with arguments
 NET: dict[str, Callable[[Any], object]] = {
     "forward": lambda n: n.forward(), "backward": lambda n: n.backward(), "run_forward": lambda n: n.run_forward(),
-    "run_backward": lambda n: n.run_backward(), "reshape": lambda n: n.reshape(), "settle": lambda n: n.settle(True),
+    "run_backward": lambda n: n.run_backward(), "reshape": lambda n: n.reshape(), "settle": lambda n: n.settle(True), "settled": lambda n: n.settled().__enter__(), "clear_gradients": lambda n: n.clear_gradients(),
     "copy_from": lambda n: n.copy_from("w.caffemodel"), "load_hdf5": lambda n: n.load_hdf5("w.caffemodel.h5"),
     "save": lambda n: n.save("s.caffemodel"), "save_hdf5": lambda n: n.save_hdf5("s.h5"), "to_proto": lambda n: n.to_proto(),
     "share_with": lambda n: n.share_with(brew.Net("deploy.prototxt")), "clear_param_diffs": lambda n: n.clear_param_diffs(),
@@ -91,7 +91,7 @@ SOLVERS: dict[str, Callable[[Any], object]] = {
     "step": lambda s: s.step(1), "solve": lambda s: s.solve(), "snapshot": lambda s: s.snapshot(), "restore": lambda s: s.restore("s_iter_0.solverstate"),
     "apply_update": lambda s: s.apply_update(), "test": lambda s: s.test(), "test_all": lambda s: s.test_all(), "load_weights": lambda s: s.load_weights("w.caffemodel"),
     "share_weights": lambda s: s.share_weights(brew.Net("deploy.prototxt")), "averaged": lambda s: s.averaged().__enter__()}
-SOLVERS_FREE = {"add_callback", "update", "parts", "net_class"}
+SOLVERS_FREE = {"add_callback", "update", "parts", "net_class", "declared", "make_net"}
 
 
 def methods(cls: type) -> set[str]:

@@ -16,7 +16,7 @@ import brew
 import brew.pycaffe as caffe
 from brew.engine.errors import NetError, SolverError
 from brew.proto import parse, pb, read_net
-from brew.solvers import snapshot
+from brew.solvers import layer_state
 from brew.tools.database import write_database
 
 WAYS: dict[str, Callable[[Any], Any]] = {
@@ -124,7 +124,7 @@ def net_after(net: Any, runs: int) -> list[Any]:
 def solver_after(solver: Any, steps: int) -> tuple[Any, ...]:
     solver.step(steps)
     return (solver.iter, solver.losses, solver.current_step, [b.data.tobytes() for net in solver.nets for blobs in net.params.values() for b in blobs],
-            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in snapshot.layer_states(solver)])
+            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in layer_state.collect(solver)])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import brew
+from brew.engine import weights
 from brew.engine.errors import SolverError
 from brew.layers.prefetch import Prefetcher
 from brew.proto import parse, pb
-from brew.solvers import snapshot
+from brew.solvers import layer_state
 from brew.tools.database import write_database
 
 # Every kind of state that an iteration changes: positions in data, random draws, statistics, states of sequences, tables
@@ -109,7 +110,7 @@ def make(kind: str = "images", extra: str = "", tests: bool = True) -> Any:
 def state(solver: Any) -> tuple[Any, ...]:
     """All that later iterations depend on."""
     return (solver.iter, solver.losses, solver.current_step, [b.data.tobytes() for net in solver.nets for blobs in net.params.values() for b in blobs],
-            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in snapshot.layer_states(solver)])
+            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in layer_state.collect(solver)])
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +230,9 @@ def test_ctrl_c_between_iterations_and_elsewhere() -> None:
     solver.watchers = []
     before = state(solver)
     solver.step(1)
-    solver.net.copy_from = lambda path: (press(), type(solver.net).copy_from(solver.net, path))       # which restore() calls
-    with pytest.raises(KeyboardInterrupt):
+    copy = weights.copy
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(weights, "copy", lambda plan: (press(), copy(plan)))                             # which restore() calls
         solver.restore("s_iter_2.solverstate")
     assert state(solver) == before and not solver.torn
     calls: list[int] = []
@@ -251,12 +253,11 @@ def test_a_restore_that_is_interrupted_leaves_the_solver_torn() -> None:
     solver = make()
     solver.step(2)
     path = solver.snapshot()
-    solver.net.copy_from = lambda _: raises(Stop)()
-    with pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(weights, "copy", lambda _: raises(Stop)())
         solver.restore(path)
     with pytest.raises(SolverError, match=r"the state of this solver is torn: restore\(\) was interrupted"):
         solver.step(1)
-    del solver.net.copy_from
     solver.restore(path)
     solver.step(1)
     with pytest.raises(brew.BrewError):
