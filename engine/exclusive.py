@@ -45,12 +45,12 @@ class Use:
         """Raise NetError if another thread runs the net now, and is not in code of the user that may have started this
         thread."""
         owner = self.owner
-        if owner and owner != get_ident() and owner not in _in_user_code:
+        if owner and owner != get_ident() and owner not in _resting:
             self.refuse()
 
 
 _uses: WeakSet[Use] = WeakSet()
-_in_user_code: dict[int, int] = {}           # by thread: how deep
+_resting: dict[int, int] = {}           # by thread: how deep
 
 
 def alone(net: Any, method: Callable[..., Any], *args: Any) -> Any:
@@ -98,24 +98,24 @@ def using(nets: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def user_code() -> Iterator[None]:
+def resting() -> Iterator[None]:
     """Around code of the user that the engine calls: threads that it starts may look at blobs, for the net rests
     meanwhile."""
     me = get_ident()
-    _in_user_code[me] = _in_user_code.get(me, 0) + 1
+    _resting[me] = _resting.get(me, 0) + 1
     try:
         yield
     finally:
-        _in_user_code[me] -= 1
-        if not _in_user_code[me]:
-            del _in_user_code[me]
+        _resting[me] -= 1
+        if not _resting[me]:
+            del _resting[me]
 
 
 def as_user_code(function: F) -> F:
     """A function of the user, to be called by the engine."""
     @wraps(function)
     def called(*args: Any, **named: Any) -> Any:
-        with user_code():
+        with resting():
             return function(*args, **named)
     return called                                                  # type: ignore[return-value]
 

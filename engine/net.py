@@ -367,17 +367,17 @@ class Net:
             self.arena = Arena(self.learnable)
         return self.arena
 
+    @exclusive
     def clear_param_diffs(self) -> None:
         """Set the gradients of all parameters to zero."""
-        if self.use.owner != get_ident():
-            alone(self, self.clear_param_diffs)
-            return
         with self.settled():
             self.clear_gradients()
 
-    @exclusive
     def clear_gradients(self) -> None:
         """clear_param_diffs within a step, which brings held arrays up to date at its end."""
+        if self.use.owner != get_ident():
+            alone(self, self.clear_gradients)
+            return
         for p in self.learnable:
             p.blob.gradient.clear()
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .net import Net
 
 
+FORGETS = ("its position in its data is unknown\n  define snapshot_state() and restore_state(state); "
+           "see docs/layers/python.md")
+
+
 def plain(memory: Memory) -> np.ndarray | None:
     """The values in plain order, a copy; None: all zero."""
     store = memory.store
@@ -42,8 +46,9 @@ def state(net: Net) -> dict[str, Any]:
     """What a copy of the net needs. Raises NetError for a net with a layer that cannot be copied."""
     device.activate(net.device)
     for layer in net.layers:
-        if layer.bound:
-            fail(layer.param, f"a net with this layer cannot be pickled or copied: {layer.bound}")
+        reason = layer.bound or (FORGETS if layer.forgets() else "")
+        if reason:
+            fail(layer.param, f"a net with this layer cannot be pickled or copied: {reason}")
     return {
         "param": net.param.SerializeToString(), "file": net.file, "phase": net.phase, "seed": net.seed,
         "keep_values": net.keep_values, "keep_blobs": net.keep_blobs,
@@ -83,10 +88,10 @@ def _is_given(layer: Any, bottoms: Any) -> bool:
 
 
 def _layer_state(layer: Any) -> dict[str, Any]:
-    user: Any = getattr(layer, "user", None)
+    keeper = layer.keeper()
     return {"count": getattr(layer, layer.counter) if layer.counter else 0, "carried": [plain(m) for m in layer.carried],
             "attributes": {name: getattr(layer, name) for name in layer.given},
-            "user": user.snapshot_state() if hasattr(user, "snapshot_state") else None}
+            "user": None if keeper is None else keeper.snapshot_state()}
 
 
 def build(net: Net, state: dict[str, Any]) -> None:
@@ -118,8 +123,8 @@ def set_values(net: Net, state: dict[str, Any]) -> None:
             setattr(layer, layer.counter, kept["count"])
         for memory, values in zip(layer.carried, kept["carried"]):
             fill(memory, values)
-        if kept["user"] is not None:
-            layer.user.restore_state(kept["user"])                 # type: ignore[attr-defined]
+        if layer.keeper() is not None:
+            layer.keeper().restore_state(kept["user"])
 
 
 def revive(net: Net, state: dict[str, Any]) -> None:

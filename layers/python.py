@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..engine.blob import Blob
-from ..engine.exclusive import user_code
+from ..engine.exclusive import resting
 from ..engine.layer import Layer, at_least, register
 
 
@@ -148,6 +148,10 @@ class PythonLayer(Layer):
     restore_state(state) receives a copy of what was returned. It is called after setup() and before the weights are restored.
     If it raises, the restore fails with SnapshotError and changes nothing: layers that were called before get their former
     states back.
+
+    If an exception ends an iteration of a solver, brew undoes the iteration: parameters with lr_mult 0, which forward may
+    change, get their former values back. What a layer without bottoms, or with snapshot_state(), has done since the
+    iteration began cannot be undone; the solver then refuses to continue until restore().
     """
 
     bottoms, tops = at_least(0), at_least(0)
@@ -164,11 +168,8 @@ class PythonLayer(Layer):
         self.user.setup(bottom, top)
         self.statistics = [k for k, spec in enumerate(self.param.param) if not spec.lr_mult]
         self.forwards = 0
-        if not bottom or hasattr(self.user, "snapshot_state"):
+        if self.forgets() or self.keeper() is not None:
             self.hidden_counter = "forwards"
-        if not bottom and not hasattr(self.user, "snapshot_state"):
-            self.bound = ("it has no bottoms, and no methods snapshot_state() and restore_state() "
-                          "that say where it is in its data")
         for i, stored in enumerate(self.param.blobs[:len(self.user.blobs)]):
             self.user.blobs[i].load(stored, f'blob {i} of layer "{self.name}"')
 
@@ -189,16 +190,16 @@ class PythonLayer(Layer):
         return self.keeper() is None and not self.param.bottom
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        with user_code():
+        with resting():
             self.user.reshape(bottom, top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.forwards += 1
-        with user_code(), live(*bottom, *top, *self.blobs):
+        with live(*bottom, *top, *self.blobs), resting():
             self.user.forward(bottom, top)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        with user_code(), live(*bottom, *top, *self.blobs):
+        with live(*bottom, *top, *self.blobs), resting():
             self.user.backward(top, propagate_down, bottom)
 
 

@@ -41,7 +41,7 @@ def members() -> frozenset[str]:
 def revive(solver: Solver, state: dict[str, Any]) -> None:
     """Make `solver`, an object without members, the solver of this state."""
     solver.param = pb.SolverParameter.FromString(state["param"])
-    vars(solver).update(deepcopy(state["members"]))
+    vars(solver).update(deepcopy(state["members"]), declared_nets=[], declared_weights=[])
     nets = []
     for cls, of in state["nets"]:
         nets.append(cls.__new__(cls))

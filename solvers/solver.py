@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..engine.arena import Span
 from ..engine.errors import BrewError, Position, SolverError, WeightsError, check_readable, nearest
-from ..engine.exclusive import as_user_code, user_code, using
+from ..engine.exclusive import as_user_code, resting, using
 from ..engine.net import Net
 from ..engine.passes import merged_state
 from ..engine.random import new_seed
@@ -87,7 +87,6 @@ class Solver:
         self._assemble(net, test_nets)
         for path in self.declared_weights:
             self.load_weights(path)
-        del self.declared_nets, self.declared_weights
         log.info("Solver scaffolding done.")
 
     def _assemble(self, net: Net, test_nets: list[Net]) -> None:
@@ -234,7 +233,7 @@ class Solver:
                 self.test_all()
                 if self.stopped:
                     break
-                self.tested_at = self.iter               # not again if the iteration is interrupted and repeated
+                self.tested_at = self.iter                # not again if the iteration is interrupted and repeated
                 interrupt_if_wished(self)
             self._call_back(0)
             show = p.display > 0 and self.iter % p.display == 0
@@ -256,6 +255,7 @@ class Solver:
                     self._log_outputs(self.net, "Train")
                     start, since = self.iter, now
                 self._call_back(1)
+                self.stage = UPDATE
                 self._apply_update(show, debug)
                 self.stage = DONE
                 if self.watchers:
@@ -295,14 +295,11 @@ class Solver:
     def apply_update(self) -> None:
         """Change the weights by their gradients: clip, normalise by iter_size, decay, step. The iteration does not count up."""
         with Entry(self), self._settled():
+            within, self.stage = self.stage, UPDATE
             self._apply_update()
+            self.stage = within and UPDATE                # an iteration that has updated cannot be undone
 
     def _apply_update(self, show: bool = False, debug: bool = False) -> None:
-        within, self.stage = self.stage, UPDATE
-        self._update_weights(show, debug)
-        self.stage = within and UPDATE                    # an iteration that has updated cannot be undone
-
-    def _update_weights(self, show: bool, debug: bool) -> None:
         p = self.param
         if p.lr_policy == "plateau":
             step = self.plateau.advance(p, self.iter, self.current_step, self.smoothed_loss)
@@ -389,7 +386,8 @@ class Solver:
             try:
                 for i in range(len(self.test_nets)):
                     if not self.stopped:
-                        self.test(i)
+                        with self.averaged(self.param.test_average):
+                            self._whole_test(i)
             except BaseException:
                 for undo in undos:
                     undo.put_back()
@@ -399,14 +397,17 @@ class Solver:
         """Run one test net test_iter times; returns, and logs, the mean of each output's elements. With test_average the
         net has the average of the weights meanwhile. A test that is interrupted begins anew with the same data."""
         with Entry(self), self._settled(), self.averaged(self.param.test_average):
-            undo, whole = Undo(self.test_nets[number], users=True), False
-            try:
-                means = self._test(number)
-                whole = bool(means) or not self.stopped
-                return means
-            finally:
-                if not whole:
-                    undo.put_back()
+            return self._whole_test(number)
+
+    def _whole_test(self, number: int) -> dict[str, list[float]]:
+        undo, whole = Undo(self.test_nets[number], users=True), False
+        try:
+            means = self._test(number)
+            whole = bool(means) or not self.stopped
+            return means
+        finally:
+            if not whole:
+                undo.put_back()
 
     @contextmanager
     def averaged(self, wanted: bool = True) -> Iterator[None]:
@@ -454,7 +455,7 @@ class Solver:
                 k += 1
 
     def _tell(self, event: str, *args: Any) -> None:
-        with user_code():
+        with resting():
             for watcher in self.watchers:
                 if hasattr(watcher, event):
                     getattr(watcher, event)(self, *args)
@@ -483,7 +484,7 @@ class Solver:
             self.stage = RESTORE
             try:
                 snapshot.restore(self, path)
-            except BrewError:                            # nothing has changed
+            except BrewError:                             # nothing has changed
                 self.stage = ""
                 raise
             self.stage = self.torn = ""

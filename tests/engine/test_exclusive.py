@@ -74,10 +74,11 @@ def running(net: Any, run: Callable[[], object]) -> Iterator[None]:
 # What a user may call of a net, with arguments
 NET: dict[str, Callable[[Any], object]] = {
     "forward": lambda n: n.forward(), "backward": lambda n: n.backward(), "run_forward": lambda n: n.run_forward(),
-    "run_backward": lambda n: n.run_backward(), "reshape": lambda n: n.reshape(), "settle": lambda n: n.settle(True), "settled": lambda n: n.settled().__enter__(), "clear_gradients": lambda n: n.clear_gradients(),
+    "run_backward": lambda n: n.run_backward(), "reshape": lambda n: n.reshape(), "settle": lambda n: n.settle(True),
     "copy_from": lambda n: n.copy_from("w.caffemodel"), "load_hdf5": lambda n: n.load_hdf5("w.caffemodel.h5"),
     "save": lambda n: n.save("s.caffemodel"), "save_hdf5": lambda n: n.save_hdf5("s.h5"), "to_proto": lambda n: n.to_proto(),
     "share_with": lambda n: n.share_with(brew.Net("deploy.prototxt")), "clear_param_diffs": lambda n: n.clear_param_diffs(),
+    "clear_gradients": lambda n: n.clear_gradients(), "settled": lambda n: n.settled().__enter__(),
     "gather_parameters": lambda n: n.gather_parameters(), "output_values": lambda n: n.output_values(), "check_finite": lambda n: n.check_finite(np.nan),
 }
 PYCAFFE = NET | {

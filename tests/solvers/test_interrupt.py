@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine import weights
 from brew.engine.errors import SolverError
 from brew.layers.prefetch import Prefetcher
 from brew.proto import parse, pb
-from brew.solvers import layer_state
+from brew.solvers import layer_state, snapshot
 from brew.tools.database import write_database
 
 # Every kind of state that an iteration changes: positions in data, random draws, statistics, states of sequences, tables
@@ -217,7 +216,7 @@ def test_a_second_ctrl_c_does_not_wait(wholes: dict[str, Any]) -> None:
         assert state(solver) == states[-1], name
 
 
-def test_ctrl_c_between_iterations_and_elsewhere() -> None:
+def test_ctrl_c_between_iterations_and_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a snapshot and a restore it waits for the end; a handler of the user's own is left alone; threads have none."""
     def press(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -230,9 +229,9 @@ def test_ctrl_c_between_iterations_and_elsewhere() -> None:
     solver.watchers = []
     before = state(solver)
     solver.step(1)
-    copy = weights.copy
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(weights, "copy", lambda plan: (press(), copy(plan)))                             # which restore() calls
+    copied = snapshot.weights.copy                               # the first of what restore() changes
+    monkeypatch.setattr(snapshot.weights, "copy", lambda plan: (press(), copied(plan)))
+    with pytest.raises(KeyboardInterrupt):
         solver.restore("s_iter_2.solverstate")
     assert state(solver) == before and not solver.torn
     calls: list[int] = []
@@ -249,13 +248,14 @@ def test_ctrl_c_between_iterations_and_elsewhere() -> None:
     assert solver.iter == 5
 
 
-def test_a_restore_that_is_interrupted_leaves_the_solver_torn() -> None:
+def test_a_restore_that_is_interrupted_leaves_the_solver_torn(monkeypatch: pytest.MonkeyPatch) -> None:
     solver = make()
     solver.step(2)
     path = solver.snapshot()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(weights, "copy", lambda _: raises(Stop)())
-        solver.restore(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot.weights, "copy", lambda plan: raises(Stop)())
+        with pytest.raises(Stop):
+            solver.restore(path)
     with pytest.raises(SolverError, match=r"the state of this solver is torn: restore\(\) was interrupted"):
         solver.step(1)
     solver.restore(path)
