@@ -33,7 +33,7 @@ struct Shape {
 Shape shape_of(const std::vector<long>& v) {
   const Shape s{v.at(0), v.at(1), v.at(2), v.at(3), v.at(4), v.at(5), v.at(6), v.at(7), v.at(8), v.at(9)};
   if (s.channels % kLanes || s.outputs % kLanes) throw std::invalid_argument("Winograd's convolution takes whole blocks of channels");
-  require(s.channels > 0 && s.outputs > 0 && s.groups > 0 && s.pad_y >= 0 && s.pad_x >= 0 && s.tiles() > 0, "Winograd's convolution needs channels, tiles, and pads of at least 0");
+  require(s.channels > 0 && s.outputs > 0 && s.groups > 0 && s.pad_y >= 0 && s.pad_x >= 0 && s.pad_y <= 2 && s.pad_x <= 2 && s.tiles() > 0, "Winograd's convolution needs channels, tiles, and pads of 0 to 2");
   return s;
 }
 // The shape for arrays of these sizes.
@@ -80,14 +80,14 @@ void gather_input(const Shape& s, const float* x, long first, long tiles, const 
       if (t < tiles) {
         const Tile tile = tile_of(s, first + t);
         const long y = tile.y - s.pad_y, left = tile.x - s.pad_x;
-        const float* from = x + (tile.image * s.groups * blocks + cb) * plane + (y * s.width + left) * kLanes;
+        const long from = (tile.image * s.groups * blocks + cb) * plane + (y * s.width + left) * kLanes;      // may lie before x
         if (y >= 0 && left >= 0 && y + 4 <= s.height && left + 4 <= s.width) {
           for (int i = 0; i < 4; ++i)
-            for (int j = 0; j < 4; ++j) d[i][j] = at(from + (i * s.width + j) * kLanes);
+            for (int j = 0; j < 4; ++j) d[i][j] = at(x + from + (i * s.width + j) * kLanes);
         } else {
           for (int i = 0; i < 4; ++i)
             for (int j = 0; j < 4; ++j)
-              if (y + i >= 0 && y + i < s.height && left + j >= 0 && left + j < s.width) d[i][j] = at(from + (i * s.width + j) * kLanes);
+              if (y + i >= 0 && y + i < s.height && left + j >= 0 && left + j < s.width) d[i][j] = at(x + (from + (i * s.width + j) * kLanes));
         }
         transform_input(d);
       }

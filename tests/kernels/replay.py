@@ -192,6 +192,19 @@ def transforms() -> None:
     cpu.threshold_backward(a, b, c, d, 0.5, 0.0, 0.0)                                  # no layer asks for it
 
 
+def winograd() -> None:
+    """In this module's own blocks, which need not be oneDNN's."""
+    lanes = int(cpu.winograd_lanes)
+    shape = [2, lanes, 7, 5, 3 * lanes, 7, 5, 1, 1, 2]
+    x, y, bias = np.ones(2 * 2 * lanes * 35, np.float32), np.empty(2 * 2 * 3 * lanes * 35, np.float32), np.ones(2 * 3 * lanes, np.float32)
+    w, u, memory = np.ones(2 * 3 * lanes * lanes * 9, np.float32), np.empty(2 * 3 * lanes * lanes * 16, np.float32), np.empty(cpu.winograd_gradient_memory(shape), np.float32)
+    for turned in (True, False):
+        cpu.winograd_weights(w, u, 2, 3 * lanes, lanes, turned)
+    for more in ((None, None), (bias, y.copy())):
+        cpu.winograd_forward(x, u, *more, 0.0, y, shape)
+        cpu.winograd_backward_weights(x, y, memory, w, more[0], 1.0, shape)
+
+
 def main() -> int:
     record()
     for engine in ["onednn"] * bool(onednn) + ["caffe"]:
@@ -199,6 +212,7 @@ def main() -> int:
             exercise()
     solvers()
     transforms()
+    winograd()
     names = [n for module in ([cpu] + ([onednn] if onednn else [])) for n in bindings(module)]
     print(f"{sum(called.values())} calls of {len(called)} bindings")
     print("\n".join([*(f"no exception: {f}" for f in dict.fromkeys(failures)), *(f"never called: {n}" for n in names if not called[n])]))
