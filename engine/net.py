@@ -238,7 +238,8 @@ class Net:
         if self.use.owner != get_ident():
             return float(alone(self, self.run_forward, start, end, debug, keep))
         device.activate(self.device)
-        self._watch.before_forward(self.forget_shapes)
+        if Blob.changed is not self._watch.known:
+            self._watch.before_forward(self.forget_shapes)
         end = len(self.layers) - 1 if end is None else end
         if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
             return self._run(self._whole_forward(keep))
@@ -275,7 +276,8 @@ class Net:
             if step.done and self._forward_steps.get(True) is steps:       # no shape has changed since the plan was made
                 for store in step.done:
                     store.give_up(self._look_training if self.keep_values else self._look_test)
-        self._watch.note(i for step in steps for i in range(step.first, step.last + 1))
+        if Blob.changed is not self._watch.known:
+            self._watch.note(steps)
         return loss
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
@@ -297,7 +299,8 @@ class Net:
                 self._released = [store for step in steps for store in step.done]
         else:
             steps = [self._steps[i] for i in range(start, end - 1, -1) if self._run_backward[i]]
-        self._watch.before_backward(i for step in steps for i in range(step.first, step.last + 1))
+        if Blob.changed is not self._watch.known:
+            self._watch.before_backward(steps)
         for step in steps:
             i = step.first
             if self._hooks["before_backward"]:

@@ -1,19 +1,20 @@
 """Whether a net's blobs still have the shapes that its layers ran with: scripts may reshape any of them at any time."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .blob import Blob
 from .errors import ShapeError, fail
 from .layer import Layer
+from .plan import Step
 
 
 class ShapeWatch:
     """The shapes of each layer's bottoms, tops and parameters after its last forward.
 
     Kernels rely on them, so that a blob reshaped since must be noticed. Comparing all shapes at every run would cost more than
-    running a small layer; `Blob.changed` tells whether any blob has been reshaped since all were last known to be the same.
+    running a small layer: nothing need be asked while `known` is Blob.changed, when no blob at all has been reshaped since.
     """
 
     def __init__(self, layers: Sequence[Layer], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]]):
@@ -24,31 +25,26 @@ class ShapeWatch:
     def _shapes_of(self, i: int) -> tuple[list[tuple[int, ...]], ...]:
         return tuple([blob.shape for blob in blobs] for blobs in (self.bottoms[i], self.tops[i], self.layers[i].blobs))
 
-    def note(self, layers: Iterable[int]) -> None:
-        """These layers have run forward."""
-        if Blob.changed is self.known:
-            return
+    def note(self, steps: Sequence[Step]) -> None:
+        """These have run forward."""
         changed = Blob.changed
-        for i in layers:
-            self.shapes[i] = self._shapes_of(i)
+        for step in steps:
+            for i in range(step.first, step.last + 1):
+                self.shapes[i] = self._shapes_of(i)
         same = all(self._shapes_of(i) == shapes for i, shapes in enumerate(self.shapes))
         self.known = changed if same else None
 
     def before_forward(self, forget: Callable[[int], None]) -> None:
         """Raise ShapeError if a parameter has been reshaped; let `forget` layers whose tops have been, so that they are reshaped
         back, as Caffe does at every forward. The tops of layers without bottoms are the user's."""
-        if Blob.changed is self.known:
-            return
         for i, (_, tops, params) in enumerate(self.shapes):
             self._compare(i, "parameter", params, self.layers[i].blobs, "a parameter keeps its shape while the net exists")
             if self.bottoms[i] and tops != [blob.shape for blob in self.tops[i]]:
                 forget(i)
 
-    def before_backward(self, layers: Iterable[int]) -> None:
-        """Raise ShapeError if a blob of these layers has another shape than in their last forward."""
-        if Blob.changed is self.known:
-            return
-        for i in layers:
+    def before_backward(self, steps: Sequence[Step]) -> None:
+        """Raise ShapeError if a blob of these has another shape than in their last forward."""
+        for i in [i for step in steps for i in range(step.first, step.last + 1)]:
             for what, shapes, blobs in zip(("bottom", "top", "parameter"), self.shapes[i], (self.bottoms[i], self.tops[i], self.layers[i].blobs)):
                 self._compare(i, what, shapes, blobs, "run forward again before backward")
 

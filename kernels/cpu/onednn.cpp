@@ -177,6 +177,7 @@ class Convolution {
     pd_ = convolution_forward::primitive_desc(cpu(), prop_kind::forward_training, algorithm::convolution_direct, in_,
                                               format ? format->desc : any_, bias_desc_, out_, stride_, dilation_, pad_, pad_end_, attr);
     format_ = {pd_.weights_desc(), plain(weights)};
+    in_size_ = floats(in_), out_size_ = floats(out_), weights_size_ = format_.size(), bias_size_ = out[1];
     forward_ = Step(pd_, convolution_forward(pd_));
     forward_.add(DNNL_ARG_SRC, in_);
     forward_.add(DNNL_ARG_WEIGHTS, format_.desc);
@@ -194,11 +195,11 @@ class Convolution {
   }
 
   void forward(const Array& x, const Array& w, const Optional& b, Array& y, const Optional& addend) {
-    sized(floats(in_), x);
-    sized(floats(out_), y, addend);
-    sized(format_.size(), w);
+    sized(in_size_, x);
+    sized(out_size_, y, addend);
+    sized(weights_size_, w);
     require(b.has_value() == bias_ && addend.has_value() == add_, "a bias or an array to add, where the convolution was made without, or none");
-    if (b) sized(floats(bias_desc_), *b);
+    sized(bias_size_, b);
     if (addend) forward_.set(kAddend, addend->data());
     forward_.set(DNNL_ARG_SRC, x.data());
     forward_.set(DNNL_ARG_WEIGHTS, w.data());
@@ -215,9 +216,9 @@ class Convolution {
   std::string weights_kernel() { return weights_description().impl_info_str(); }
 
   void backward_data(const Array& dy, const Array& w, Array& dx) {
-    sized(floats(out_), dy);
-    sized(format_.size(), w);
-    sized(floats(in_), dx);
+    sized(out_size_, dy);
+    sized(weights_size_, w);
+    sized(in_size_, dx);
     const float *a = dy.data(), *b = w.data();
     float* c = dx.mutable_data();
     py::gil_scoped_release _;
@@ -244,11 +245,11 @@ class Convolution {
 
   // beta 0: the gradients replace what dw and db hold; else they are added to it.
   void backward_weights(const Array& x, const Array& dy, Array& dw, Optional& db, float beta) {
-    sized(floats(in_), x);
-    sized(floats(out_), dy);
-    sized(format_.size(), dw);
+    sized(in_size_, x);
+    sized(out_size_, dy);
+    sized(weights_size_, dw);
     require(db.has_value() == bias_, "the gradient of a bias, where the convolution was made without one, or none");
-    if (db) sized(floats(bias_desc_), *db);
+    sized(bias_size_, db);
     const bool add = beta != 0;
     const float *a = x.data(), *b = dy.data();
     float *c = dw.mutable_data(), *d = mutable_pointer(db);
@@ -296,6 +297,7 @@ class Convolution {
   memory::desc in_, out_, any_, bias_desc_, data_format_, own_format_;
   Dims stride_, pad_, pad_end_, dilation_;
   bool bias_, add_, small_;
+  long in_size_, out_size_, weights_size_, bias_size_;           // of arrays, in floats
   convolution_forward::primitive_desc pd_;
   WeightFormat format_;
   Step forward_;

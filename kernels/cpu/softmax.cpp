@@ -60,10 +60,14 @@ void bind_softmax(py::module_& m) {
       for (long n = 0; n < outer; ++n) {
         const long o = n * plane;
         std::fill(dot, dot + inner, 0.0f);
-        for (long c = 0; c < classes; ++c)
+        for (long c = 0; c < classes; ++c) {
+#pragma omp simd
           for (long i = 0; i < inner; ++i) dot[i] += y[o + c * inner + i] * dy[o + c * inner + i];
-        for (long c = 0; c < classes; ++c)
+        }
+        for (long c = 0; c < classes; ++c) {
+#pragma omp simd
           for (long i = 0; i < inner; ++i) { const long k = o + c * inner + i; dx[k] = y[k] * (dy[k] - dot[i]); }
+        }
       }
     }
   }, nc("y"), nc("dy"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"));
@@ -95,9 +99,8 @@ void bind_softmax(py::module_& m) {
     const float *p = p_.data(), *label = label_.data(), *weights = pointer(weights_);
     float* dx = dx_.mutable_data(); Release _;
     const long plane = classes * inner;
-    for (long i = 0; i < outer * inner; ++i)
-      if (!(has_ignore && class_of(label[i]) == ignore) && !is_class(label[i], classes)) return i;
-#pragma omp parallel for if (outer * plane > kGrain)
+    long bad = outer * inner;
+#pragma omp parallel for reduction(min : bad) if (outer * plane > kGrain)
     for (long n = 0; n < outer; ++n) {
       const float even = smoothing / classes;
       for (long c = 0; c < classes; ++c)
@@ -108,10 +111,11 @@ void bind_softmax(py::module_& m) {
       for (long i = 0; i < inner; ++i) {
         const long c = class_of(label[n * inner + i]);
         if (has_ignore && c == ignore) for (long j = 0; j < classes; ++j) dx[n * plane + j * inner + i] = 0;
+        else if (c < 0 || c >= classes) bad = std::min(bad, n * inner + i);
         else dx[n * plane + c * inner + i] -= (1 - smoothing) * (weights ? weights[n * inner + i] * weight : weight);
       }
     }
-    return -1L;
+    return bad < outer * inner ? bad : -1;
   }, nc("p"), nc("label"), nc("weights"), nc("dx"), py::arg("outer"), py::arg("classes"), py::arg("inner"), py::arg("has_ignore"),
      py::arg("ignore"), py::arg("smoothing"), py::arg("weight"));
 }

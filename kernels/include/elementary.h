@@ -10,9 +10,10 @@ BREW_BOTH float tanh_of(float x) { return tanhf(x); }
 #else
 BREW_BOTH float exp_of(float x) {
   const float least = -87.33654f, most = 88.72283f;
-  const float low = x > least ? x : least, r = low < most ? low : most;   // NaN becomes `least`: n is an int in any case
-  const float n = (r * 1.44269504f + 12582912.0f) - 12582912.0f;       // to the nearest whole number
-  const float f = x - n * 0.693359375f + n * 2.12194440e-4f;           // x - n log 2, in two steps
+  const float r = x < least ? least : x > most ? most : x;
+  const float shifted = r * 1.44269504f + 12582912.0f;                 // 1.5 * 2^23: the last bit counts ones
+  const float n = shifted - 12582912.0f;                               // to the nearest whole number
+  const float f = r - n * 0.693359375f + n * 2.12194440e-4f;           // r - n log 2, in two steps
   float p = 1.9875691500e-4f;
   p = p * f + 1.3981999507e-3f;
   p = p * f + 8.3334519073e-3f;
@@ -20,8 +21,10 @@ BREW_BOTH float exp_of(float x) {
   p = p * f + 1.6666665459e-1f;
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1;
-  // 2^n in two factors: n may be 128, which alone has no float
-  const int half = (int)n / 2, rest = (int)n - half;
+  // 2^n in two factors: n may be 128, which alone has no float. As an int it is taken from the bits: a cast of NaN is undefined.
+  unsigned bits;
+  __builtin_memcpy(&bits, &shifted, 4);
+  const int whole = (int)(bits - 0x4b400000u), half = whole >> 1, rest = whole - half;
   const unsigned a = (unsigned)(half + 127) << 23, b = (unsigned)(rest + 127) << 23;
   float first, second;
   __builtin_memcpy(&first, &a, 4);

@@ -6,7 +6,7 @@ BREW_BOTH float label_share(bool own, float smoothing, int classes) { return (ow
 
 // The class that a label means: cut off at the point, as in Caffe. What is no number, or none that fits, is below all classes.
 BREW_BOTH long class_of(float label) { return label >= -2147483648.0f && label < 2147483648.0f ? (long)label : -4294967296L; }
-BREW_BOTH bool is_class(float label, long classes) { return label > -1 && class_of(label) >= 0 && class_of(label) < classes; }
+BREW_BOTH bool is_class(float label, long classes) { return class_of(label) >= 0 && class_of(label) < classes; }
 
 // Never infinite; NaN stays NaN, for a loss that is not a number must be seen.
 BREW_BOTH float minus_log(float p) { return -logf(p < 1.17549435e-38f ? 1.17549435e-38f : p); }
