@@ -26,4 +26,4 @@ folder=$(mktemp -d)
 (cd "$folder" && LD_PRELOAD="$preload" python "$OLDPWD/tests/kernels/replay.py")
 rm -rf "$folder"
 [ $# -gt 0 ] || set -- tests/kernels tests/layers
-LD_PRELOAD="$preload" python -m pytest -q -p no:warnings -k "not shim and not gpu and not nvrtc and not every_binding" "$@"
+LD_PRELOAD="$preload" python -m pytest -q --disable-warnings -k "not shim and not gpu and not nvrtc and not every_binding" "$@"

@@ -57,9 +57,10 @@ void im2col(const float* image, float* columns, int channels, const ConvShape& s
   const long kernel = kernel_count(s), rows = channels * kernel, width = out_count(s), plane = in_count(s);
   if (!s.axes) { std::memcpy(columns, image, channels * sizeof(float)); return; }
   const int length = line_length(s);
+  const long lines = length ? width / length : 0;
 #pragma omp parallel for if (rows * width > kGrain)
   for (long r = 0; r < rows; ++r)
-    for (long outer = 0; outer < width / length; ++outer) {
+    for (long outer = 0; outer < lines; ++outer) {
       const Line line = line_of(s, r % kernel, outer);
       const float* from = image + r / kernel * plane + line.start;
       float* to = columns + r * width + outer * length;
@@ -75,11 +76,12 @@ void col2im(const float* columns, float* image, int channels, const ConvShape& s
   const long kernel = kernel_count(s), width = out_count(s), plane = in_count(s);
   if (!s.axes) { std::memcpy(image, columns, channels * sizeof(float)); return; }
   const int length = line_length(s);
+  const long lines = length ? width / length : 0;
 #pragma omp parallel for if (channels * kernel * width > kGrain)
   for (long c = 0; c < channels; ++c) {
     std::memset(image + c * plane, 0, plane * sizeof(float));
     for (long k = 0; k < kernel; ++k)
-      for (long outer = 0; outer < width / length; ++outer) {
+      for (long outer = 0; outer < lines; ++outer) {
         const Line line = line_of(s, k, outer);
         const float* from = columns + (c * kernel + k) * width + outer * length;
         float* to = image + c * plane + line.start;
@@ -119,7 +121,8 @@ template <class F>
 void each_line(const ConvShape& s, F f) {
   const long kernel = kernel_count(s), width = out_count(s);
   const int length = line_length(s);
-  for (long outer = 0; outer < width / length; ++outer)
+  const long lines = length ? width / length : 0;
+  for (long outer = 0; outer < lines; ++outer)
     for (long k = 0; k < kernel; ++k) f(line_of(s, k, outer), outer * length, k);
 }
 bool depthwise(const Conv& v) { return v.groups == v.channels && v.groups > 1 && v.s.axes > 0; }
