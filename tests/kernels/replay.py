@@ -25,7 +25,7 @@ from brew.proto import parse, pb
 from brew.tools.gradient_check import one_layer_net
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"set_threads", "set_blas_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
+SETTINGS = {"release_threads", "set_threads", "set_blas_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
 ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
 ITEMS = {"transform_image", "transform_floats", "copy_rows"}                           # a row less may still be an image, or shorter rows
