@@ -70,6 +70,7 @@ def no_log_handlers() -> Iterator[None]:
     """Commands that run in this process leave theirs, which write to what pytest has closed by then."""
     logger = logging.getLogger("brew")
     before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers[:] = []                                    # of tests that ran before
     yield
     logger.handlers[:], logger.level, logger.propagate = before
 
