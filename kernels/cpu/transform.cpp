@@ -75,7 +75,8 @@ struct Transform {
 Transform transform_into(const Array& out, long n, long channels, long height, long width, const Array& mean, float scale) {
   require(out.ndim() == 4 && n >= 0 && n <= out.shape(0), "out needs the shape (n, channels, height, width)");
   require(out.shape(1) == channels && out.shape(2) <= height && out.shape(3) <= width, "out has other channels than the image, or is larger");
-  require(mean.size() <= 1 || mean.size() == channels || mean.size() == volume({channels, height, width}), "the mean is for images of another size");
+  const long values = volume({channels, height, width});
+  require(mean.size() <= 1 || mean.size() == channels || mean.size() == values, "the mean is for images of another size");
   return {channels, out.shape(2), out.shape(3), mean.data(), mean.size(), scale};
 }
 
