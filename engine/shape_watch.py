@@ -13,8 +13,8 @@ from .plan import Step
 class ShapeWatch:
     """The shapes of each layer's bottoms, tops and parameters after its last forward.
 
-    Kernels rely on them, so that a blob reshaped since must be noticed. Comparing all shapes at every run would cost more than
-    running a small layer: nothing need be asked while `known` is Blob.changed, when no blob at all has been reshaped since.
+    Kernels rely on them, so that a blob reshaped since must be noticed. Comparing all shapes at every run would cost
+    more than running a small layer: while `known` is Blob.changed, no blob has been reshaped, and nothing is compared.
     """
 
     def __init__(self, layers: Sequence[Layer], bottoms: Sequence[Sequence[Blob]], tops: Sequence[Sequence[Blob]]):
@@ -35,20 +35,23 @@ class ShapeWatch:
         self.known = changed if same else None
 
     def before_forward(self, forget: Callable[[int], None]) -> None:
-        """Raise ShapeError if a parameter has been reshaped; let `forget` layers whose tops have been, so that they are reshaped
-        back, as Caffe does at every forward. The tops of layers without bottoms are the user's."""
+        """Raise ShapeError if a parameter has been reshaped; `forget` layers whose tops have been, so that they are
+        reshaped back, as Caffe does at every forward. The tops of layers without bottoms are the user's."""
         for i, (_, tops, params) in enumerate(self.shapes):
-            self._compare(i, "parameter", params, self.layers[i].blobs, "a parameter keeps its shape while the net exists")
+            advice = "a parameter keeps its shape while the net exists"
+            self._compare(i, "parameter", params, self.layers[i].blobs, advice)
             if self.bottoms[i] and tops != [blob.shape for blob in self.tops[i]]:
                 forget(i)
 
     def before_backward(self, steps: Sequence[Step]) -> None:
         """Raise ShapeError if a blob of these has another shape than in their last forward."""
         for i in [i for step in steps for i in range(step.first, step.last + 1)]:
-            for what, shapes, blobs in zip(("bottom", "top", "parameter"), self.shapes[i], (self.bottoms[i], self.tops[i], self.layers[i].blobs)):
+            now = self.bottoms[i], self.tops[i], self.layers[i].blobs
+            for what, shapes, blobs in zip(("bottom", "top", "parameter"), self.shapes[i], now):
                 self._compare(i, what, shapes, blobs, "run forward again before backward")
 
     def _compare(self, i: int, what: str, shapes: Sequence[tuple[int, ...]], blobs: Any, advice: str) -> None:
         for k, (shape, blob) in enumerate(zip(shapes, blobs)):
             if blob.shape != shape:
-                fail(self.layers[i].param, f"{what} {k} had the shape {shape} in the last forward pass, and has {blob.shape} now\n  {advice}", error=ShapeError)
+                found = f"{what} {k} had the shape {shape} in the last forward pass, and has {blob.shape} now"
+                fail(self.layers[i].param, f"{found}\n  {advice}", error=ShapeError)

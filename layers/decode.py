@@ -7,8 +7,8 @@ import numpy as np
 
 
 def decode_image(data: bytes | np.ndarray, flag: int) -> np.ndarray | None:
-    """The pixels of an image file's bytes (`flag`: cv2.IMREAD_...). None if OpenCV cannot read it, and for one whose header
-    names more pixels than OpenCV allows, which imdecode answers with an exception."""
+    """The pixels of an image file's bytes (`flag`: cv2.IMREAD_...). None if OpenCV cannot read it, and for one whose
+    header names more pixels than OpenCV allows, for which imdecode raises an exception."""
     import cv2
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flag) if len(data) else None

@@ -1,5 +1,5 @@
-// Arrays from Python, and the checks of their sizes: kernels trust all sizes, so every binding compares them first. A mistake
-// in Python is then an exception, never an access outside of an array.
+// Arrays from Python, and the checks of their sizes: kernels trust all sizes, so every binding compares them first. A
+// mistake in Python is then an exception, never an access outside of an array.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -28,7 +28,7 @@ inline void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
-// The product of extents: how many values a shape has. Throws if one is negative or the product needs more than 64 bits.
+// The product of extents: how many values a shape has. Throws if one is negative or the product exceeds 64 bits.
 inline long volume(std::initializer_list<long> extents) {
   long n = 1;
   bool fits = true, empty = false;
@@ -42,7 +42,8 @@ inline long volume(std::initializer_list<long> extents) {
 }
 
 inline void sized_one(long n, long found) {
-  if (found != n) throw std::invalid_argument("arrays of other sizes: one has " + std::to_string(found) + " values, its shape " + std::to_string(n));
+  if (found == n) return;
+  throw std::invalid_argument("arrays of other sizes: one has " + std::to_string(found) + " values, its shape " + std::to_string(n));
 }
 inline void sized_one(long n, const py::array& a) { sized_one(n, (long)a.size()); }
 inline void sized_one(long n, const Optional& a) { if (a) sized_one(n, (long)a->size()); }
@@ -55,12 +56,15 @@ inline void sized(long n, const A&... arrays) { (sized_one(n, arrays), ...); }
 inline void check_indices(const Ints& index, long count, const char* what) {
   const std::int32_t* at = index.data();
   for (long i = 0, n = index.size(); i < n; ++i)
-    if (at[i] < 0 || at[i] >= count) throw std::out_of_range(std::string(what) + " " + std::to_string(at[i]) + " is not in 0.." + std::to_string(count - 1));
+    if (at[i] < 0 || at[i] >= count)
+      throw std::out_of_range(std::string(what) + " " + std::to_string(at[i]) + " is not in 0.." + std::to_string(count - 1));
 }
 
-// Geometry is computed with ints: throws unless windows of `kernel` pixels, `stride` apart, over `size` and `pad` more at each
-// end stay within them. `reach`: from the first to the last pixel of a window.
+// Geometry is computed with ints: throws unless windows of `kernel` pixels, `stride` apart, over `size` and `pad` more at
+// each end stay within them. `reach`: from the first to the last pixel of a window.
 inline void check_axis(long size, long out, long kernel, long stride, long pad, long reach) {
-  require(size >= 0 && out >= 0 && kernel >= 0 && stride > 0 && pad >= 0, "an axis needs a stride above 0, and no negative extents");
-  require(size + 2 * pad + reach + stride <= INT_MAX && (out - 1) <= (INT_MAX - reach) / stride, "the windows of an axis span 2^31 pixels or more");
+  require(size >= 0 && out >= 0 && kernel >= 0 && stride > 0 && pad >= 0,
+          "an axis needs a stride above 0, and no negative extents");
+  require(size + 2 * pad + reach + stride <= INT_MAX && (out - 1) <= (INT_MAX - reach) / stride,
+          "the windows of an axis span 2^31 pixels or more");
 }

@@ -61,7 +61,8 @@ for name, value in real.items():
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or "ASAN_OPTIONS" in os.environ, reason="limits memory as Linux does; AddressSanitizer takes all addresses")
+@pytest.mark.skipif(sys.platform != "linux" or "ASAN_OPTIONS" in os.environ,
+                    reason="limits memory as Linux does; AddressSanitizer takes all addresses")
 @pytest.mark.parametrize("kernel", SCRATCH)
 def test_out_of_memory_is_a_memory_error(kernel: str) -> None:
     result = subprocess.run([sys.executable, "-c", MEMORY + SCRATCH[kernel]], capture_output=True, text=True)

@@ -15,20 +15,21 @@ TOP = 'top: "y"'
 LARGE = [2**31 - 1, 2**31 - 2, 2**31 - 9, 2**32 - 1]      # 2^31 - 9: the image and its window are more than an int together
 CONV = "num_output: 2 kernel_size: 3"
 # (type, its parameters with a large number in the place of %d, the field that the message names)
+SLIDING = [("Convolution", "engine: CAFFE"), ("Convolution", ""), ("Deconvolution", ""), ("Im2col", "")]
 FIELDS = [
     ("Pooling", "pooling_param { kernel_size: 2 stride: %d }", "stride"),
     ("Pooling", "pooling_param { kernel_size: 2 stride_h: 1 stride_w: %d }", "stride"),
     ("Pooling", "pooling_param { pool: AVE kernel_size: %d pad: 1 }", "kernel_size"),
     ("Pooling", "pooling_param { pool: AVE kernel_size: %d pad: 1073741823 }", "kernel_size|pad"),
-    *((kind, f"convolution_param {{ {engine} {CONV} stride: %d }}", "stride") for kind, engine in (("Convolution", "engine: CAFFE"), ("Convolution", ""), ("Deconvolution", ""), ("Im2col", ""))),
-    *((kind, f"convolution_param {{ {engine} {CONV} pad: %d }}", "pad") for kind, engine in (("Convolution", "engine: CAFFE"), ("Convolution", ""), ("Deconvolution", ""), ("Im2col", ""))),
-    *((kind, f"convolution_param {{ {engine} {CONV} pad: 1073741823 dilation: %d }}", "dilation|pad") for kind, engine in (("Convolution", "engine: CAFFE"), ("Convolution", ""), ("Deconvolution", ""), ("Im2col", ""))),
+    *((kind, f"convolution_param {{ {engine} {CONV} {field}: %d }}", names) for kind, engine in SLIDING
+      for field, names in (("stride", "stride"), ("pad", "pad"), ("pad: 1073741823 dilation", "dilation|pad"))),
     ("Im2col", "convolution_param { kernel_size: %d pad: 1073741823 }", "kernel_size|pad"),
     ("LRN", "lrn_param { local_size: %d }", "local_size"),
     ("LRN", "lrn_param { local_size: %d norm_region: WITHIN_CHANNEL }", "local_size"),
     ("SPP", "spp_param { pyramid_height: %d }", "pyramid_height"),
     ("ROIAlign", "roi_align_param { pooled_h: 2 pooled_w: 2 spatial_scale: 1 sampling_ratio: %d }", "sampling_ratio"),
-    *((kind, f"{kind.lower().replace('roi', 'roi_')}_param {{ pooled_h: %d pooled_w: 2 spatial_scale: 1 }}", "pooled_h|bins") for kind in ("ROIPooling", "ROIAlign")),
+    *((kind, f"{name}_param {{ pooled_h: %d pooled_w: 2 spatial_scale: 1 }}", "pooled_h|bins")
+      for kind, name in (("ROIPooling", "roi_pooling"), ("ROIAlign", "roi_align"))),
     ("ROIPooling", "roi_pooling_param { pooled_h: 65536 pooled_w: %d spatial_scale: 1 }", "bins"),
 ]
 
@@ -36,7 +37,8 @@ FIELDS = [
 @pytest.mark.parametrize("regions", [0, 1])
 @pytest.mark.parametrize("value", LARGE)
 @pytest.mark.parametrize("kind, params, field", FIELDS, ids=lambda v: str(v)[:60])
-def test_an_extent_beyond_ints_is_refused_by_its_name(kind: str, params: str, field: str, value: int, regions: int, device: str) -> None:
+def test_an_extent_beyond_ints_is_refused_by_its_name(kind: str, params: str, field: str, value: int, regions: int,
+                                                      device: str) -> None:
     if "ROI" in kind:
         shapes: list[tuple[int, ...]] = [IMAGE, (regions, 5)]
     elif regions == 0:
@@ -48,7 +50,8 @@ def test_an_extent_beyond_ints_is_refused_by_its_name(kind: str, params: str, fi
     with pytest.raises(BrewError) as error:
         net = one_layer_net(f'type: "{kind}" {TOP} {params % value}', *shapes)
         net.forward()
-    assert re.search(rf"\b({field}) \d+ is too large|\b({field}) must be at most|\d x \d+ bins are too many|leaves nothing of the result", str(error.value))
+    said = rf"\b({field}) \d+ is too large|\b({field}) must be at most|\d x \d+ bins are too many|leaves nothing of the result"
+    assert re.search(said, str(error.value))
 
 
 def test_the_message_says_what_is_too_large() -> None:
