@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from threading import get_ident
@@ -20,6 +19,7 @@ from .blob import Blob
 from .debug_info import log_backward, log_forward
 from .errors import NetError, SolverError, WeightsError, check_readable, fail
 from .exclusive import Use, alone, as_user_code, claim, exclusive, using
+from .held import Settled
 from .layer import Layer, layer_class
 from .memory import Store, weakly
 from .passes import filter_layers, insert_splits, leave_out_unknown, merged_state, plan_backward
@@ -175,21 +175,20 @@ class Net:
     def _shapes_of(self, i: int) -> tuple[tuple[int, ...], ...]:
         return tuple([b.shape for b in self.bottoms[i]])
 
-    def _reshape(self, i: int) -> bool:
-        """Reshape layer i if its bottoms have changed, or it wants that always; returns whether it was reshaped."""
+    def _reshape(self, i: int) -> None:
+        """Reshape layer i if its bottoms have changed, or it wants that always."""
         shapes = self._shapes_of(i)
         if shapes == self._shapes[i] and not self.layers[i].reshape_always:
-            return False
+            return
         before = [top.value.store for top in self.tops[i]]
         self.layers[i].reshape(self.bottoms[i], self.tops[i])
         if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
             self._forward_steps, self._backward_steps = {}, {}
         self._shapes[i] = shapes
-        return True
 
     def forget_shapes(self, i: int) -> None:
         """Make layer number i reshape before its next forward."""
-        self._shapes[i] = None
+        self._shapes[i] = self._watch.known = None
 
     @exclusive
     def reshape(self) -> None:
@@ -255,8 +254,8 @@ class Net:
             layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
             if self._hooks["before_forward"]:
                 self._call_hooks("before_forward", i)
-            if self._reshape(i):
-                for k in range(i + 1, step.last + 1):
+            if Blob.changed is not self._watch.known or layer.reshape_always:
+                for k in range(i, step.last + 1):
                     self._reshape(k)
             if step.saves and self._keep_values:
                 for rewrite in step.saves:
@@ -339,22 +338,16 @@ class Net:
             return
         if entering:
             device.activate(self.device)
-        for blob in self._blobs:
-            blob.value.settle(entering)
-            blob.gradient.settle(entering)
-        for layer in self.layers:
-            for blob in layer.blobs:
-                blob.value.settle(entering)
-                blob.gradient.settle(entering)
+        for blobs in (self._blobs, *(layer.blobs for layer in self.layers)):
+            for blob in blobs:
+                if blob.value.store.exposed:
+                    blob.value.settle(entering)
+                if blob.gradient.store.exposed:
+                    blob.gradient.settle(entering)
 
-    @contextmanager
-    def settled(self) -> Iterator[None]:
-        """What every call of the user that changes values runs in: arrays that he holds are read before and show the results after."""
-        self.settle(entering=True)
-        try:
-            yield
-        finally:
-            self.settle(entering=False)
+    def settled(self) -> Settled:
+        """What every call of the user that changes values runs in."""
+        return Settled((self,))
 
     def _call_hooks(self, when: str, i: int) -> None:
         """Hooks may look at arrays taken earlier, and write to them."""
@@ -382,7 +375,7 @@ class Net:
             alone(self, self.clear_gradients)
             return
         for p in self.learnable:
-            p.blob.gradient.clear()
+            p.blob.gradient.store.clear()
 
     @exclusive
     def check_finite(self, loss: float) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from math import isfinite, sqrt
 from pathlib import Path
 from threading import get_ident
@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from ..engine.arena import Span
 from ..engine.errors import BrewError, Position, SolverError, WeightsError, check_readable, nearest
 from ..engine.exclusive import as_user_code, resting, using
+from ..engine.held import Settled
+from ..engine.held import settle as settle_arrays
 from ..engine.net import Net
 from ..engine.passes import merged_state
 from ..engine.random import new_seed
@@ -217,13 +219,8 @@ class Solver:
         """The train net and the test nets."""
         return [self.net, *self.test_nets]
 
-    @contextmanager
-    def _settled(self) -> Iterator[None]:
-        """Read what the user holds of blobs before, and bring it up to date after."""
-        with ExitStack() as stack:
-            for net in self.nets:
-                stack.enter_context(net.settled())
-            yield
+    def _settled(self) -> Settled:
+        return Settled(self.nets)
 
     def _step(self, n: int) -> None:
         p, last, since, start = self.param, self.iter + n, perf_counter(), self.iter
@@ -285,12 +282,10 @@ class Solver:
     def _call_back(self, which: int) -> None:
         """Callbacks may look at arrays taken earlier, and write to them."""
         if self.callbacks:
-            for net in self.nets:
-                net.settle(entering=False)
+            settle_arrays(self.nets, entering=False)
             for callback in self.callbacks:
                 callback[which]()
-            for net in self.nets:
-                net.settle(entering=True)
+            settle_arrays(self.nets, entering=True)
 
     def apply_update(self) -> None:
         """Change the weights by their gradients: clip, normalise by iter_size, decay, step. The iteration does not count up."""
