@@ -23,6 +23,7 @@ from ..proto import find_file, read_net, read_solver, to_text
 from . import lr_policy, pickling, snapshot
 from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
 from .lr_policy import Plateau, advance, rate
+from .output_means import OutputMeans
 
 log = logging.getLogger("brew")
 SOLVERS: dict[str, type[Solver]] = {}
@@ -424,8 +425,7 @@ class Solver:
     def _test(self, number: int) -> dict[str, list[float]]:
         net, p = self.test_nets[number], self.param
         log.info("Iteration %d, Testing net (#%d)", self.iter, number)
-        sums: dict[str, Any] = {}
-        total = 0.0
+        outputs, total = OutputMeans(), 0.0
         for _ in range(p.test_iter[number]):
             interrupt_if_wished(self)
             self._obey()
@@ -433,9 +433,8 @@ class Solver:
                 log.info("Test interrupted.")
                 return {}
             total += net.run_forward()
-            for name, values in net.output_values().items():
-                sums[name] = sums.get(name, 0.0) + values
-        means = {name: [float(v) / p.test_iter[number] for v in values] for name, values in sums.items()}
+            outputs.add(net.output_values())
+        means = outputs.means()
         if p.test_compute_loss:
             log.info("Test loss: %g", total / p.test_iter[number])
         self._log_outputs(net, "Test", means)

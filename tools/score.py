@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-from typing import Any
 
 from ..engine.errors import NetError
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
+from ..solvers.output_means import OutputMeans
 from ..solvers.solver import loss_part
 from .cli import choose_device, stages
 from .log import log_to_stderr
@@ -25,16 +25,16 @@ def score(args: argparse.Namespace) -> int:
     choose_device(args.gpu)
     net = Net(args.model, pb.TEST, level=args.level, stages=stages(args.stage), weights=args.weights or None)
     log.info("Running for %d iterations.", args.iterations)
-    weights, total = net.blob_loss_weights, 0.0
-    sums: dict[str, Any] = {}
+    weights, outputs, total = net.blob_loss_weights, OutputMeans(), 0.0
     for batch in range(args.iterations):
         total += net.run_forward()
-        for name, values in net.output_values().items():
-            sums[name] = sums.get(name, 0.0) + values
-            for value in values:
+        values = net.output_values()
+        outputs.add(values)
+        for name, array in values.items():
+            for value in array:
                 log.info("Batch %d, %s = %g", batch, name, float(value))
     log.info("Loss: %g", total / args.iterations)
-    for name, values in sums.items():
-        for value in values / args.iterations:
-            log.info("%s = %g%s", name, float(value), loss_part(weights[name], float(value)))
+    for name, means in outputs.means().items():
+        for mean in means:
+            log.info("%s = %g%s", name, mean, loss_part(weights[name], mean))
     return 0

@@ -5,6 +5,7 @@ import logging
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -145,3 +146,22 @@ def test_paths_are_seen_from_here_and_then_from_the_solvers_file() -> None:
     Path("far/net.prototxt").write_text(NET)
     Path("far/solver.prototxt").write_text('net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 1')
     assert brew.SGDSolver("far/solver.prototxt").net.params
+
+
+VARYING = """
+layer { name: "data" type: "HDF5Data" top: "x" top: "keep" hdf5_data_param { source: "list.txt" batch_size: 2 } }
+layer { name: "filter" type: "Filter" bottom: "x" bottom: "keep" top: "kept" }
+layer { name: "sum" type: "Reduction" bottom: "x" top: "sum" }
+"""
+
+
+def test_outputs_of_varying_length_have_no_mean(caplog: pytest.LogCaptureFixture) -> None:
+    with h5py.File("data.h5", "w") as f:
+        f["x"], f["keep"] = np.arange(8, dtype=np.float32), np.array([1, 0, 1, 1, 0, 0, 1, 0], np.float32)
+    Path("list.txt").write_text("data.h5\n")
+    Path("varying.prototxt").write_text(VARYING)
+    s = solver('test_net: "varying.prototxt" test_iter: 4 test_iter: 1 test_interval: 9')
+    with caplog.at_level(logging.INFO, "brew"):
+        assert s.test(0) == {"sum": [7.0]}                     # (1 + 5 + 9 + 13) / 4
+    warnings = [t for t in lines(caplog) if "has no mean" in t]
+    assert warnings == ['Output "kept" had 1 values in one batch and has 2 in another: it has no mean']
