@@ -51,7 +51,7 @@ def runners(name: str, batch: int, threads: int) -> dict[str, Callable[[], objec
     net = brew.Net(param, brew.TEST, seed=1)
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape, dtype=np.float32)
-    for layer in net.layers:
+    for layer in net.nodes:
         if layer.type == "BatchNorm":                              # statistics such as training would leave
             for blob, values in zip(layer.blobs, (rng.uniform(-0.1, 0.1, layer.blobs[0].shape), rng.uniform(0.5, 1.5, layer.blobs[0].shape), 1.0)):
                 blob.data[...] = values

@@ -104,6 +104,7 @@ class Blob:
 
     @property
     def count(self) -> int:
+        """How many values there are."""
         return prod(self.shape)
 
     def _legacy(self, axis: int) -> int:
@@ -111,10 +112,10 @@ class Blob:
             raise ShapeError(f"num, channels, height and width are for blobs of at most 4 axes; this one has {len(self.shape)}")
         return self.shape[axis] if axis < len(self.shape) else 1
 
-    num = property(lambda self: self._legacy(0))
-    channels = property(lambda self: self._legacy(1))
-    height = property(lambda self: self._legacy(2))
-    width = property(lambda self: self._legacy(3))
+    num = property(lambda self: self._legacy(0), doc="The first of at most 4 axes; missing axes count 1. Raises ShapeError for more.")
+    channels = property(lambda self: self._legacy(1), doc="The second of at most 4 axes.")
+    height = property(lambda self: self._legacy(2), doc="The third of at most 4 axes.")
+    width = property(lambda self: self._legacy(3), doc="The fourth of at most 4 axes.")
 
     def __repr__(self) -> str:
         return f"Blob({' '.join(str(d) for d in self.shape)} ({self.count}))"
@@ -157,3 +158,10 @@ class Blob:
         return from_array(self.value.store.read(PLAIN).reshape(self.shape), diff=diff)
 
 
+class BlobVec(list[Blob]):
+    """The parameters of a layer, as pycaffe has them."""
+
+    def add_blob(self, *shape: int) -> Blob:
+        """Append a parameter of this shape, zeros to begin with."""
+        self.append(Blob(shape))
+        return self[-1]

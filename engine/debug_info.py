@@ -9,7 +9,7 @@ log = logging.getLogger("brew")
 
 def log_forward(net: Any, i: int) -> None:
     """The mean absolute values of what layer i made, and of its parameters."""
-    layer = net.layers[i]
+    layer = net.nodes[i]
     for name, blob in zip(net.top_names[layer.name], net.tops[i]):
         log.info("    [Forward] Layer %s, top blob %s data: %g", layer.name, name, _magnitude(blob.value))
     for k, blob in enumerate(layer.blobs):
@@ -18,7 +18,7 @@ def log_forward(net: Any, i: int) -> None:
 
 def log_backward(net: Any, i: int) -> None:
     """The mean absolute gradients that layer i made."""
-    layer = net.layers[i]
+    layer = net.nodes[i]
     for name, blob, down in zip(net.bottom_names[layer.name], net.bottoms[i], net._down[i]):
         if down:
             log.info("    [Backward] Layer %s, bottom blob %s diff: %g", layer.name, name, _magnitude(blob.gradient))

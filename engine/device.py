@@ -1,6 +1,7 @@
 """Where a net runs: the CPU with its threads and engine, or a GPU. Chosen here, and nowhere else."""
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from ..kernels import cpu, onednn
 from . import fork
 from .errors import DeviceError
 
-
+log = logging.getLogger("brew")
 FEW_ROWS, LONG_ROWS = 128, 256           # where kernels/cpu/gemm_nt.cpp is faster than a general product (benchmarks/products.py)
 
 
@@ -113,6 +114,7 @@ _current: Cpu | Gpu = _cpu       # where memory is read and written now: the dev
 gpu_runs = False                 # whether _current is a GPU: memory asks at every read and write
 _gpus: dict[int, Gpu] = {}
 _gpu_id = 0
+_warned = False                  # that there is no GPU
 
 
 def default() -> Cpu | Gpu:
@@ -156,18 +158,35 @@ def set_device(device_id: int) -> None:
 
 
 def set_mode_gpu() -> None:
-    """Build nets for the GPU from now on. Raises DeviceError where there is none."""
+    """Build nets for the GPU from now on. Raises DeviceError where there is none; with BREW_NO_GPU=warn in the environment,
+    nets are then built for the CPU, and one warning says so."""
     global _default
     if _gpu_id not in _gpus:
         from ..kernels.gpu import CupyBackend
         try:
             _gpus[_gpu_id] = Gpu(CupyBackend(_gpu_id))
         except ImportError as e:
-            raise DeviceError(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
+            _without_gpu(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})")
+            return
         except RuntimeError as e:
-            raise DeviceError(f"GPU {_gpu_id} cannot be used: {e}\n  brew runs on the CPU without -gpu, or with solver_mode: CPU") from None
+            _without_gpu(f"GPU {_gpu_id} cannot be used: {e}", other="cudaErrorInvalidDevice" in str(e))
+            return
     _default = _gpus[_gpu_id]
     _run_on(_default)
+
+
+def _without_gpu(why: str, other: bool = False) -> None:
+    """Go on on the CPU if BREW_NO_GPU allows it and there is no `other` GPU."""
+    global _warned
+    wish = os.environ.get("BREW_NO_GPU") or "error"
+    if wish not in ("error", "warn"):
+        raise DeviceError(f"BREW_NO_GPU is error or warn, found {wish!r}")
+    if wish == "error" or other:
+        raise DeviceError(f"{why}\n  brew runs on the CPU without -gpu, with solver_mode: CPU, or where the environment has BREW_NO_GPU=warn") from None
+    if not _warned:
+        log.warning("%s; running on the CPU, as BREW_NO_GPU=warn allows", why)
+    _warned = True
+    set_mode_cpu()
 
 
 def set_threads(n: int) -> None:

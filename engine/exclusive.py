@@ -79,7 +79,7 @@ def exclusive(method: F) -> F:
 def claim(net: Any) -> None:
     """Let the net's blobs know who uses it: a look at one from another thread changes which of its copies is the
     newest."""
-    for blob in (*net._blobs, *(blob for layer in net.layers for blob in layer.blobs)):
+    for blob in (*net._blobs, *(blob for layer in net.nodes for blob in layer.blobs)):
         blob.users = (net.use,)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..proto import brew_pb2 as pb
 from . import device
-from .blob import Blob
+from .blob import Blob, BlobVec
 from .errors import BrewError, NetError, fail, nearest, require
 from .fillers import fill
 from .memory import Memory
@@ -113,13 +113,18 @@ class Layer:
         self.type, self.name = param.type, param.name
         self.device = device.current()
         self.k: Any = self.device.kernels
-        self.blobs: Sequence[Blob] = []
+        self.blobs: BlobVec = BlobVec()
         self.loss_weights: list[float] = []
         self.weighted: list[tuple[int, ...]] = []        # the shapes of the tops that the weights were written for
         self.param_specs: list[pb.ParamSpec] = []
         self.param_propagate_down: list[bool] = []
         self.before = Memory()               # see remember()
         require(self.device.name in self.devices, param, f"this layer cannot run on the {self.device.name.upper()}", "type")
+
+    @property
+    def shown(self) -> Any:
+        """What users see of the layer: itself, or their own object."""
+        return self
 
     # ------------------------------------------------------------------------------------------ what a layer fills in
 
@@ -175,7 +180,7 @@ class Layer:
         index = len(self.blobs)
         blob = Blob(shape)
         if self.dry:
-            self.blobs = [*self.blobs, blob]
+            self.blobs.append(blob)
             return blob
         check_memory(self.param, 4 * blob.count, f"parameter {index} of shape {shape}")
         if index < len(self.param.blobs):
@@ -183,7 +188,7 @@ class Layer:
         elif filler is not None:
             values = fill(shape, filler, Random(self.seed, f"{self.name}/filler{index}"), self.param)
             blob.value.store.write(None)[...] = values.ravel()
-        self.blobs = [*self.blobs, blob]
+        self.blobs.append(blob)
         return blob
 
     def remember(self, x: Any, layout: Any, shape: tuple[int, ...]) -> None:

@@ -66,12 +66,12 @@ class Net:
     def _build(self, param: pb.NetParameter) -> None:
         device.activate(self.device)
         self.use = Use(self.name)
-        self.layers: list[Layer] = []
+        self.nodes: list[Layer] = []
         self._layer_names: list[str] = []
         self._blobs: list[Blob] = []
         self._blob_names: list[str] = []
-        self._bottom_ids: list[list[int]] = []
-        self._top_ids: list[list[int]] = []
+        self.bottom_ids: list[list[int]] = []
+        self.top_ids: list[list[int]] = []
         numbers: dict[str, int] = {}
         stores: set[int] = set()                               # that `held` counts
         held = 0                                               # bytes of values
@@ -115,35 +115,35 @@ class Net:
                 check_memory(p, held, "the net up to here")
             elif not Layer.dry:
                 check_memory(p, 4 * sum(blob.count for blob in {*bottom, *top}), "this layer, with what it reads and makes,")
-            self.layers.append(layer)
+            self.nodes.append(layer)
             self._layer_names.append(p.name)
-            self._bottom_ids.append(bottoms)
-            self._top_ids.append(tops)
-        self.bottoms = [[self._blobs[b] for b in ids] for ids in self._bottom_ids]
-        self.tops = [[self._blobs[b] for b in ids] for ids in self._top_ids]
+            self.bottom_ids.append(bottoms)
+            self.top_ids.append(tops)
+        self.bottoms = [[self._blobs[b] for b in ids] for ids in self.bottom_ids]
+        self.tops = [[self._blobs[b] for b in ids] for ids in self.top_ids]
         self.memory = memory
-        self._run_backward, self._down = plan_backward(self.layers, self._bottom_ids, self._top_ids, len(self._blobs), self.param.force_backward)
-        for layer, need in zip(self.layers, self._run_backward):
+        self._run_backward, self._down = plan_backward(self.nodes, self.bottom_ids, self.top_ids, len(self._blobs), self.param.force_backward)
+        for layer, need in zip(self.nodes, self._run_backward):
             layer.runs_backward = need
             log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
-        check_rewrites(self.layers, self.bottoms, self.tops)
-        self.rewrites = find_rewrites(self.layers, self.bottoms, self.tops, self._run_backward)
+        check_rewrites(self.nodes, self.bottoms, self.tops)
+        self.rewrites = find_rewrites(self.nodes, self.bottoms, self.tops, self._run_backward)
         for r in self.rewrites:
             log.info("%s overwrites what the backward pass of %s needs: a copy is kept", self._layer_names[r.by], self._layer_names[r.reader])
         self._name_ends(param)
-        self.learnable = share_parameters(self.layers, self._layer_names)
+        self.learnable = share_parameters(self.nodes, self._layer_names)
         self.arena: Arena | None = None
-        self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.layers))]
-        self._watch = ShapeWatch(self.layers, self.bottoms, self.tops)
+        self._shapes: list[Any] = [self._shapes_of(i) for i in range(len(self.nodes))]
+        self._watch = ShapeWatch(self.nodes, self.bottoms, self.tops)
         self._forward_steps: dict[bool, list[Step]] = {}       # by whether memory is released
         self._backward_steps: dict[bool, list[Step]] = {}
         self._released: list[Store] = []                       # gradients that the last backward pass released
         self.fusions: dict[int, list[int]] = {}
         self.keep_blobs = True                                 # after a training step: read by the solver, which clears it for its own net
         self._look_test, self._look_training = weakly(self._restore_values), weakly(self._not_kept)
-        self._steps = [single_step(self, i) for i in range(len(self.layers))]
+        self._steps = [single_step(self, i) for i in range(len(self.nodes))]
         self._keep_values = True
-        self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.layers)
+        self.keep_values = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in self.nodes)
         self._hooks: dict[str, list[Callable[[int], None]]] = {k: [] for k in ("before_forward", "after_forward", "before_backward", "after_backward")}
         claim(self)
         log.info("Network initialization done.")
@@ -161,7 +161,7 @@ class Net:
 
     def _name_ends(self, param: pb.NetParameter) -> None:
         made: dict[str, None] = {}
-        for p, ids in zip(param.layer, self._top_ids):
+        for p, ids in zip(param.layer, self.top_ids):
             for name in p.bottom:
                 made.pop(name, None)
             made.update(dict.fromkeys(self._blob_names[t] for t in ids))
@@ -178,10 +178,10 @@ class Net:
     def _reshape(self, i: int) -> None:
         """Reshape layer i if its bottoms have changed, or it wants that always."""
         shapes = self._shapes_of(i)
-        if shapes == self._shapes[i] and not self.layers[i].reshape_always:
+        if shapes == self._shapes[i] and not self.nodes[i].reshape_always:
             return
         before = [top.value.store for top in self.tops[i]]
-        self.layers[i].reshape(self.bottoms[i], self.tops[i])
+        self.nodes[i].reshape(self.bottoms[i], self.tops[i])
         if shapes != self._shapes[i] or any(top.value.store is not store for top, store in zip(self.tops[i], before)):
             self._forward_steps, self._backward_steps = {}, {}
         self._shapes[i] = shapes
@@ -194,7 +194,7 @@ class Net:
     def reshape(self) -> None:
         """Pass changed input shapes through the net."""
         device.activate(self.device)
-        for i in range(len(self.layers)):
+        for i in range(len(self.nodes)):
             self._reshape(i)
 
     @property
@@ -206,16 +206,16 @@ class Net:
     @keep_values.setter
     def keep_values(self, keep: bool) -> None:
         self._keep_values, self._forward_steps = keep, {}
-        for layer, runs in zip(self.layers, self._run_backward):
+        for layer, runs in zip(self.nodes, self._run_backward):
             layer.runs_backward = runs and keep
-        self.fusions = plan_fusion(self.layers, self._bottom_ids, self._top_ids, hide=not keep)
+        self.fusions = plan_fusion(self.nodes, self.bottom_ids, self.top_ids, hide=not keep)
         self._backward_steps = {}
 
     @exclusive
     def _restore_values(self, last: int | None = None) -> None:
         """Compute again what the last run released, up to layer number `last`, and keep all values from now on."""
         self.keep_values = True
-        whole = last is None or last == len(self.layers) - 1
+        whole = last is None or last == len(self.nodes) - 1
         steps = self._whole_forward() if whole else self._steps[:last + 1]      # type: ignore[operator]
         self._run([step for step in steps if self.bottoms[step.first] and self.tops[step.last]])
 
@@ -228,7 +228,7 @@ class Net:
         if release not in self._forward_steps:
             if release:
                 self.reshape()
-            self._forward_steps[release] = forward_steps(self, self._run_backward if self.keep_values else [False] * len(self.layers), release)
+            self._forward_steps[release] = forward_steps(self, self._run_backward if self.keep_values else [False] * len(self.nodes), release)
         return self._forward_steps[release]
 
     def run_forward(self, start: int = 0, end: int | None = None, debug: bool = False, keep: bool = True) -> float:
@@ -239,8 +239,8 @@ class Net:
         device.activate(self.device)
         if Blob.changed is not self._watch.known:
             self._watch.before_forward(self.forget_shapes)
-        end = len(self.layers) - 1 if end is None else end
-        if start == 0 and end == len(self.layers) - 1 and not debug and not any(self._hooks.values()):
+        end = len(self.nodes) - 1 if end is None else end
+        if start == 0 and end == len(self.nodes) - 1 and not debug and not any(self._hooks.values()):
             return self._run(self._whole_forward(keep))
         return self._run(self._steps[start:end + 1], debug)
 
@@ -251,7 +251,7 @@ class Net:
             if step.hidden and any(blob.value.store.exposed and blob.value.store.looked_at() for blob in step.hidden):
                 loss += self._run(self._steps[i:step.last + 1])      # somebody wants to see what would not be made
                 continue
-            layer, bottom, top = self.layers[i], self.bottoms[i], self.tops[i]
+            layer, bottom, top = self.nodes[i], self.bottoms[i], self.tops[i]
             if self._hooks["before_forward"]:
                 self._call_hooks("before_forward", i)
             if Blob.changed is not self._watch.known or layer.reshape_always:
@@ -286,11 +286,11 @@ class Net:
             alone(self, self.run_backward, start, end, debug, keep)
             return
         device.activate(self.device)
-        start = len(self.layers) - 1 if start is None else start
+        start = len(self.nodes) - 1 if start is None else start
         if not self.keep_values:
             self._restore_values(start)
         self._forget_gradients(start)
-        if start == len(self.layers) - 1 and end == 0 and not debug and not any(self._hooks.values()):
+        if start == len(self.nodes) - 1 and end == 0 and not debug and not any(self._hooks.values()):
             if keep not in self._backward_steps:
                 self._backward_steps[keep] = backward_steps(self, self._run_backward, self._down, release=not keep)
             steps = self._backward_steps[keep]
@@ -305,9 +305,9 @@ class Net:
             if self._hooks["before_backward"]:
                 self._call_hooks("before_backward", i)
             if step.following:
-                self.layers[i].backward_fused(step.back_top, self._down[i], step.back_bottom, step.following)
+                self.nodes[i].backward_fused(step.back_top, self._down[i], step.back_bottom, step.following)
             else:
-                self.layers[i].backward(step.back_top, self._down[i], step.back_bottom)
+                self.nodes[i].backward(step.back_top, self._down[i], step.back_bottom)
             if self._hooks["after_backward"]:
                 self._call_hooks("after_backward", i)
             if debug:
@@ -338,7 +338,7 @@ class Net:
             return
         if entering:
             device.activate(self.device)
-        for blobs in (self._blobs, *(layer.blobs for layer in self.layers)):
+        for blobs in (self._blobs, *(layer.blobs for layer in self.nodes)):
             for blob in blobs:
                 if blob.value.store.exposed:
                     blob.value.settle(entering)
@@ -382,7 +382,7 @@ class Net:
         """Raise SolverError naming the first layer that made something that is no number, if the loss is none."""
         if isfinite(loss):
             return
-        for layer, names, top in zip(self.layers, self._top_ids, self.tops):
+        for layer, names, top in zip(self.nodes, self.top_ids, self.tops):
             for k, blob in enumerate(layer.blobs):
                 if not bool(self.device.xp.isfinite(blob.value.read()).all()):
                     fail(layer.param, f"its parameter {k} holds values that are not finite; the loss is {loss}"
@@ -395,36 +395,57 @@ class Net:
 
     def param_name(self, layer: int, index: int) -> str:
         """What logs call a parameter: its own name, or its number."""
-        return self.layers[layer].param_specs[index].name or str(index)
+        return self.nodes[layer].param_specs[index].name or str(index)
 
     # --------------------------------------------------------------------------------------------- pycaffe's members
 
     @property
     def blobs(self) -> OrderedDict[str, Blob]:
+        """{name: Blob} in the order in which the layers make them, those of splits included."""
         return OrderedDict(zip(self._blob_names, self._blobs))
 
     @property
     def params(self) -> OrderedDict[str, Sequence[Blob]]:
-        return OrderedDict((name, layer.blobs) for name, layer in zip(self._layer_names, self.layers) if layer.blobs)
+        """{layer: its parameters} of the layers that have any: weights first, then biases."""
+        return OrderedDict((name, layer.blobs) for name, layer in zip(self._layer_names, self.nodes) if layer.blobs)
 
     @property
     def blob_loss_weights(self) -> OrderedDict[str, float]:
+        """{blob: what its values are multiplied by in the loss}, 0 for blobs that are no part of it."""
         found = OrderedDict.fromkeys(self._blob_names, 0.0)
-        for layer, ids in zip(self.layers, self._top_ids):
+        for layer, ids in zip(self.nodes, self.top_ids):
             found.update({self._blob_names[t]: w for t, w in zip(ids, layer.loss_weights) if w})
         return found
 
     @property
-    def layer_dict(self) -> OrderedDict[str, Layer]:
+    def layers(self) -> list[Any]:
+        """The layers in the order in which they run; of a Python layer, the user's own object. `nodes` are the engine's."""
+        return [node.shown for node in self.nodes]
+
+    @property
+    def named_nodes(self) -> OrderedDict[str, Layer]:
+        """{name: the engine's layer}."""
+        return OrderedDict(zip(self._layer_names, self.nodes))
+
+    @property
+    def layer_dict(self) -> OrderedDict[str, Any]:
+        """{name: layer}, as in `layers`."""
         return OrderedDict(zip(self._layer_names, self.layers))
 
     @property
     def top_names(self) -> OrderedDict[str, list[str]]:
-        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self._top_ids))
+        """{layer: the names of its tops}."""
+        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self.top_ids))
 
     @property
     def bottom_names(self) -> OrderedDict[str, list[str]]:
-        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self._bottom_ids))
+        """{layer: the names of its bottoms}."""
+        return OrderedDict((n, [self._blob_names[b] for b in ids]) for n, ids in zip(self._layer_names, self.bottom_ids))
+
+    def __repr__(self) -> str:
+        learned = sum(p.blob.count for p in self.learnable)
+        return (f'<Net "{self.name}", {pb.Phase.Name(self.phase)}: {len(self.nodes)} layers, {learned:,} parameters, '
+                f'{" ".join(self.inputs) or "data layers"} -> {" ".join(self.outputs)}>')
 
     def _layer_number(self, name: str) -> int:
         if name not in self._layer_names:
@@ -497,7 +518,7 @@ class Net:
 
     @exclusive
     def copy_from(self, path: str | Path) -> None:
-        """Load a caffemodel (binary, or HDF5 if it ends in .h5), layer by name. Raises WeightsError if shapes differ."""
+        """Load a caffemodel, binary or HDF5, layer by name. Raises WeightsError if shapes differ."""
         with self.settled():
             weights.load(self, str(path))
 
@@ -527,6 +548,6 @@ class Net:
     def to_proto(self, with_diff: bool = False) -> pb.NetParameter:
         """The net as built, splits included, with its weights."""
         proto = pb.NetParameter(name=self.name)
-        proto.layer.extend([layer.to_proto(with_diff) for layer in self.layers])
+        proto.layer.extend([layer.to_proto(with_diff) for layer in self.nodes])
         strip_positions(proto)
         return proto

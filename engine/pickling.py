@@ -45,17 +45,17 @@ def fill(memory: Memory, values: np.ndarray | None) -> None:
 def state(net: Net) -> dict[str, Any]:
     """What a copy of the net needs. Raises NetError for a net with a layer that cannot be copied."""
     device.activate(net.device)
-    for layer in net.layers:
+    for layer in net.nodes:
         reason = layer.bound or (FORGETS if layer.forgets() else "")
         if reason:
             fail(layer.param, f"a net with this layer cannot be pickled or copied: {reason}")
     return {
         "param": net.param.SerializeToString(), "file": net.file, "phase": net.phase, "seed": net.seed,
         "keep_values": net.keep_values, "keep_blobs": net.keep_blobs,
-        "parameters": [[(plain(b.value), plain(b.gradient)) for b in layer.blobs] for layer in net.layers],
+        "parameters": [[(plain(b.value), plain(b.gradient)) for b in layer.blobs] for layer in net.nodes],
         "given": [[(b.shape, plain(b.value)) for b in tops] if _is_given(layer, bottoms) else []
-                  for layer, bottoms, tops in zip(net.layers, net.bottoms, net.tops)],
-        "layers": [_layer_state(layer) for layer in net.layers],
+                  for layer, bottoms, tops in zip(net.nodes, net.bottoms, net.tops)],
+        "layers": [_layer_state(layer) for layer in net.nodes],
         "more": added(net, members)}
 
 
@@ -113,7 +113,7 @@ def set_values(net: Net, state: dict[str, Any]) -> None:
     for tops, given in zip(net.tops, state["given"]):
         for blob, (_, values) in zip(tops, given):
             fill(blob.value, values)
-    for layer, parameters, kept in zip(net.layers, state["parameters"], state["layers"]):
+    for layer, parameters, kept in zip(net.nodes, state["parameters"], state["layers"]):
         for blob, (values, gradient) in zip(layer.blobs, parameters):
             fill(blob.value, values)
             fill(blob.gradient, gradient)

@@ -39,7 +39,7 @@ def single_step(net: Any, i: int, chain: Sequence[int] = ()) -> Step:
     hidden = {id(blob): blob for k in (i, *chain) for blob in net.tops[k] if blob not in net.tops[last]}
     back_bottom, back_top = with_copies(net.bottoms[i], net.rewrites, (i,)), with_copies(net.tops[last], net.rewrites, (i, *chain))
     saves = [r for r in net.rewrites if r.reader < i <= r.by <= last]          # within a step, layers keep what they need
-    return Step(i, last, [net.layers[k] for k in chain], bottom, net.tops[last], back_bottom, back_top, list(hidden.values()), saves)
+    return Step(i, last, [net.nodes[k] for k in chain], bottom, net.tops[last], back_bottom, back_top, list(hidden.values()), saves)
 
 
 def plan_fusion(layers: Sequence[Layer], bottoms: Sequence[Sequence[int]], tops: Sequence[Sequence[int]], hide: bool) -> dict[int, list[int]]:
@@ -73,14 +73,14 @@ def forward_steps(net: Any, runs: Sequence[bool], release: bool) -> list[Step]:
     """All layers in order. With `release`, values are given up after their last reader, backward included (`runs` says which
     layers run it): all but the net's outputs and what layers without bottoms bring."""
     steps: list[Step] = []
-    for i in range(len(net.layers)):
+    for i in range(len(net.nodes)):
         if not steps or i > steps[-1].last:
             steps.append(single_step(net, i, net.fusions.get(i, ())))
     if not release:
         return steps
     kept = {id(net.blobs[name].value.store) for name in net.outputs}
-    kept |= {id(top.value.store) for layer, tops in zip(net.layers, net.tops) if not layer.writes_all for top in tops}
-    for layer, bottoms, tops, backward in zip(net.layers, net.bottoms, net.tops, runs):
+    kept |= {id(top.value.store) for layer, tops in zip(net.nodes, net.tops) if not layer.writes_all for top in tops}
+    for layer, bottoms, tops, backward in zip(net.nodes, net.bottoms, net.tops, runs):
         kept |= {id(blob.value.store) for blob in (*(tops if not bottoms else ()), *(layer.backward_reads(bottoms, tops) if backward else ()))}
     return _with_releases(steps, net, "value", kept)
 
@@ -88,16 +88,16 @@ def forward_steps(net: Any, runs: Sequence[bool], release: bool) -> list[Step]:
 def backward_steps(net: Any, runs: Sequence[bool], down: Sequence[Sequence[bool]], release: bool) -> list[Step]:
     """The layers that run backward, the last one first. With `release`, gradients are given up after their last reader: all
     but those of the outputs, where loss weights live."""
-    ends = {chain[-1]: i for i, chain in net.fusions.items() if net.layers[i].fuses_backward and all(runs[k] and all(down[k]) for k in chain)}
+    ends = {chain[-1]: i for i, chain in net.fusions.items() if net.nodes[i].fuses_backward and all(runs[k] and all(down[k]) for k in chain)}
     steps: list[Step] = []
-    for i in reversed(range(len(net.layers))):
+    for i in reversed(range(len(net.nodes))):
         if runs[i] and (not steps or i < steps[-1].first):
             first = ends.get(i, i)
             steps.append(single_step(net, first, net.fusions[first] if first != i else ()))
     if not release:
         return steps
     kept = {id(net.blobs[name].gradient.store) for name in net.outputs}
-    for layer, bottoms, tops in zip(net.layers, net.bottoms, net.tops):
+    for layer, bottoms, tops in zip(net.nodes, net.bottoms, net.tops):
         kept |= {id(top.gradient.store) for top, w in zip(tops, layer.loss_weights) if w}
         kept |= {id(blob.gradient.store) for blob in bottoms if not layer.writes_all}
     return _with_releases(steps, net, "gradient", kept)
@@ -119,5 +119,5 @@ def _with_releases(steps: list[Step], net: Any, part: str, kept: set[int]) -> li
 
 def _touched(net: Any, step: Step, part: str) -> Iterable[Store]:
     for i in range(step.first, step.last + 1):
-        for blob in (*net.bottoms[i], *net.tops[i], *net.layers[i].private_blobs):
+        for blob in (*net.bottoms[i], *net.tops[i], *net.nodes[i].private_blobs):
             yield getattr(blob, part).store

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..proto import brew_pb2 as pb
-from .blob import Blob
+from .blob import Blob, BlobVec
 
 
 @dataclass
@@ -53,5 +53,5 @@ def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
             else:
                 blob.share_value(owner.blob)
                 blob.share_gradient(owner.blob)
-        layer.blobs = blobs
+        layer.blobs = BlobVec(blobs)
     return owned

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .net import Net
 
 log = logging.getLogger("brew")
+HDF5, BINARY = b"\x89HDF\r\n\x1a\n", (b"\n", b"\xa2\x06")        # how HDF5 files begin; and NetParameters, with a name or a layer
 Plan = list[tuple[Any, np.ndarray, tuple[int, ...], str]]        # blob, its values, their shape in the file, what errors call it
 
 
@@ -34,11 +35,11 @@ def copy(plan: Plan) -> None:
 
 def match(net: Net, path: str) -> Plan:
     """What load() copies, all of it read and checked. Nothing is changed yet."""
-    stored = read(path)
+    stored, parts = read(path), is_hdf5(path)                    # HDF5 may hold some of a layer's blobs only
     plan: Plan = []
     wrong: list[str] = []
     table: list[tuple[str, str, str]] = []                       # (what became of it, layer, shapes)
-    layers = net.layer_dict
+    layers = net.named_nodes
     for name, blobs in stored.items():
         layer = layers.get(name)
         if layer is None:
@@ -49,7 +50,7 @@ def match(net: Net, path: str) -> Plan:
         if not blobs and not layer.blobs:
             continue
         table.append(("copied", name, ", ".join(_sizes(shape) for _, shape in blobs.values())))
-        if not path.endswith(".h5") and not 0 <= len(layer.blobs) - len(blobs) <= layer.optional_blobs:
+        if not parts and not 0 <= len(layer.blobs) - len(blobs) <= layer.optional_blobs:
             wrong.append(f'layer "{name}" has {len(blobs)} blobs in the file and {len(layer.blobs)} in the net')
             continue
         for k, (array, shape) in blobs.items():
@@ -72,11 +73,22 @@ def match(net: Net, path: str) -> Plan:
 
 
 def read(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
-    """{layer: {number: (values, shape)}} of a caffemodel, binary or (if it ends in .h5) HDF5. Raises WeightsError."""
-    stored = _read_hdf5(path) if path.endswith(".h5") else _read_binary(path)
+    """{layer: {number: (values, shape)}} of a caffemodel, binary or HDF5. Raises WeightsError."""
+    stored = _read_hdf5(path) if is_hdf5(path) else _read_binary(path)
     if not all(isinstance(name, str) for name in stored):        # protobuf and h5py give bytes where the file has no UTF-8
         raise WeightsError("this is no caffemodel, or a damaged one (the name of a layer is not UTF-8)", Position(path))
     return stored
+
+
+def is_hdf5(path: str) -> bool:
+    """Whether a file is HDF5: by its first bytes, whatever its name. The name decides for a file that begins as neither
+    kind does: a damaged one."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(HDF5))
+    except OSError:
+        return path.endswith(".h5")
+    return start == HDF5 or path.endswith(".h5") and not start.startswith(BINARY)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:
@@ -116,7 +128,7 @@ def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
     def fill(file: Any) -> None:
         for part in ["data", "diff"] if with_diff else ["data"]:
             file.create_group(part)
-        for layer in net.layers:
+        for layer in net.nodes:
             for part, memory in (("data", "value"), ("diff", "gradient")):
                 if part in file:
                     group = file[part].require_group(layer.name)
@@ -128,8 +140,8 @@ def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
 
 def share(net: Net, other: Net) -> None:
     """Let `net` use the parameter blobs of `other`, layer by name."""
-    theirs = other.layer_dict
-    for i, layer in enumerate(net.layers):
+    theirs = other.named_nodes
+    for i, layer in enumerate(net.nodes):
         source = theirs.get(layer.name)
         if source is None or not layer.blobs:
             continue

@@ -9,18 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..engine.blob import Blob
+from ..engine.blob import Blob, BlobVec
 from ..engine.exclusive import resting
 from ..engine.layer import Layer, at_least, register
-
-
-class ParameterList(list):  # type: ignore[type-arg]
-    """The parameters of a layer, as pycaffe has them."""
-
-    def add_blob(self, *shape: int) -> Blob:
-        """Append a parameter of this shape, zeros to begin with."""
-        self.append(Blob(shape))
-        return self[-1]  # type: ignore[no-any-return]
 
 
 class UserLayer:
@@ -28,7 +19,7 @@ class UserLayer:
 
     Fill in setup(bottom, top), reshape(bottom, top), forward(bottom, top) and backward(top, propagate_down, bottom);
     bottom and top are lists of Blobs with data, diff, shape and reshape. `param_str` is the text from the prototxt, `phase`
-    0 in TRAIN and 1 in TEST; parameters are made in setup with `self.blobs.add_blob(shape...)`. Arrays of bottoms and tops may
+    the number 0 in TRAIN and 1 in TEST, as in Caffe; parameters are made in setup with `self.blobs.add_blob(shape...)`. Arrays of bottoms and tops may
     be kept from one call to the next while their shapes stay; those of parameters move when a solver is built, so take them
     in each call.
 
@@ -36,10 +27,15 @@ class UserLayer:
     see the documentation of Python.
     """
 
-    param_str, phase = "", 0
+    type, param_str, phase = "Python", "", 0
 
     def __init__(self) -> None:
-        self.blobs = ParameterList()
+        self.blobs = BlobVec()
+
+    @property
+    def param_str_(self) -> str:
+        """param_str, as the first layers in Python knew it."""
+        return self.param_str
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None: ...
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None: ...
@@ -164,7 +160,7 @@ class PythonLayer(Layer):
         self.user: Any = import_class(self)()
         self.user.param_str, self.user.phase = self.param.python_param.param_str, self.phase
         if not hasattr(self.user, "blobs"):
-            self.user.blobs = ParameterList()                   # its __init__ does not call ours
+            self.user.blobs = BlobVec()                   # its __init__ does not call ours
         self.user.setup(bottom, top)
         self.statistics = [k for k, spec in enumerate(self.param.param) if not spec.lr_mult]
         self.forwards = 0
@@ -181,6 +177,10 @@ class PythonLayer(Layer):
     def blobs(self, blobs: Any) -> None:
         if hasattr(self, "user"):
             self.user.blobs[:] = blobs                          # shared parameters replace its own
+
+    @property
+    def shown(self) -> Any:
+        return getattr(self, "user", self)
 
     def keeper(self) -> Any:
         user = getattr(self, "user", None)

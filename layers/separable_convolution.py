@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..engine.blob import Blob
+from ..engine.blob import Blob, BlobVec
 from ..engine.layer import Layer, register
 from ..proto import brew_pb2 as pb
 from .convolution import ConvolutionLayer
@@ -41,7 +41,7 @@ class SeparableConvolutionLayer(Layer):
         second = pb.ConvolutionParameter(num_output=p.num_output, bias_term=p.bias_term, kernel_size=[1], weight_filler=p.weight_filler, bias_filler=p.bias_filler)
         self.depthwise = self._part("depthwise", first, stored[:1], bottom[0], self.between)
         self.pointwise = self._part("pointwise", second, stored[1:], self.between, top[0])
-        self.blobs = [*self.depthwise.blobs, *self.pointwise.blobs]
+        self.blobs = BlobVec([*self.depthwise.blobs, *self.pointwise.blobs])
 
     def _part(self, name: str, convolution: pb.ConvolutionParameter, blobs: list[pb.BlobProto], x: Blob, y: Blob) -> ConvolutionLayer:
         param = pb.LayerParameter(name=f"{self.name}/{name}", type="Convolution", convolution_param=convolution, blobs=blobs, position=self.param.position)
@@ -51,7 +51,7 @@ class SeparableConvolutionLayer(Layer):
         return layer
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.depthwise.blobs, self.pointwise.blobs = self.blobs[:1], self.blobs[1:]       # others, where the net shares them
+        self.depthwise.blobs, self.pointwise.blobs = BlobVec(self.blobs[:1]), BlobVec(self.blobs[1:])       # others, where the net shares them
         self.depthwise.reshape(bottom, [self.between])
         self.pointwise.reshape([self.between], top)
 

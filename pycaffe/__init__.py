@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from .. import Layer, layer_type_list, set_device, set_mode_cpu, set_mode_gpu, set_random_seed
 from .. import __version__ as __version__
+from . import _caffe as _caffe
 from . import classifier as classifier
 from . import coord_map as coord_map
 from . import detector as detector

@@ -21,6 +21,46 @@ def draw_net_to_file(caffe_net: pb.NetParameter, filename: str | Path, rankdir: 
     write_whole(filename, draw_net(caffe_net, rankdir, Path(filename).suffix.lstrip(".") or "png", phase, display_lrm))
 
 
+def get_pooling_types_dict() -> dict[int, str]:
+    """{number: name} of the kinds of pooling."""
+    return {value.number: value.name for value in pb.PoolingParameter.PoolMethod.DESCRIPTOR.values}
+
+
+def get_layer_lr_mult(layer: pb.LayerParameter) -> list[float]:
+    """The lr_mult of the parameters of a layer that says them or can have them."""
+    given = [p.lr_mult for p in layer.param]
+    return given + [1.0] * (2 - len(given)) if layer.type in ("Convolution", "Deconvolution", "InnerProduct") else given
+
+
+def get_edge_label(layer: pb.LayerParameter) -> str:
+    """What an edge from a layer says: how many outputs, or a batch's size; in quotes."""
+    outputs = layer.convolution_param.num_output or layer.inner_product_param.num_output
+    batch = layer.data_param.batch_size
+    return str(outputs) if outputs else f"Batch {batch}" if batch else '""'
+
+
+def choose_color_by_layertype(layertype: str) -> str:
+    """The colour of a layer's box."""
+    return COLOURS.get(layertype, "#ffffff")
+
+
+def get_layer_label(layer: pb.LayerParameter, rankdir: str, display_lrm: bool = False) -> str:
+    """What a layer's box says, in quotes: name, type, window; with display_lrm its rates. Lines are side by side if the net
+    is drawn from top to bottom."""
+    parts = [layer.name, f"({layer.type})"]
+    if layer.type in ("Convolution", "Deconvolution"):
+        p = layer.convolution_param
+        window = [*p.kernel_size[:1], p.kernel_h][0], [*p.stride[:1], p.stride_h or 1][0], [*p.pad[:1], p.pad_h][0]
+        parts.append("kernel size: {}, stride: {}, pad: {}".format(*window))
+    elif layer.type == "Pooling":
+        q = layer.pooling_param
+        parts[1] = f"({get_pooling_types_dict()[q.pool]} {layer.type})"
+        parts.append(f"kernel size: {q.kernel_size}, stride: {q.stride}, pad: {q.pad}")
+    if display_lrm and get_layer_lr_mult(layer):
+        parts.append("lr mult: " + ", ".join(f"{rate:g}" for rate in get_layer_lr_mult(layer)))
+    return '"' + (" " if rankdir in ("TB", "BT") else "\\n").join(parts) + '"'
+
+
 def get_pydot_graph(caffe_net: pb.NetParameter, rankdir: str, label_edges: bool = True, phase: int | None = None, display_lrm: bool = False) -> Any:
     """The net as a pydot graph: a box for each layer, an octagon for each blob. Raises NetError without pydot."""
     try:
@@ -35,13 +75,12 @@ def get_pydot_graph(caffe_net: pb.NetParameter, rankdir: str, label_edges: bool 
     graph = pydot.Dot(kept.name or "Net", graph_type="digraph", rankdir=rankdir)
     for layer in kept.layer:
         node = f"{layer.name}_{layer.type}"
-        rates = "\\nlr " + ", ".join(f"{p.lr_mult:g}" for p in layer.param) if display_lrm and layer.param else ""
-        graph.add_node(pydot.Node(f'"{node}"', shape="record", style="filled", fillcolor=COLOURS.get(layer.type, "#ffffff"), label=f'"{layer.name}\\n({layer.type}){rates}"'))
+        graph.add_node(pydot.Node(f'"{node}"', shape="record", style="filled", fillcolor=choose_color_by_layertype(layer.type),
+                                  label=get_layer_label(layer, rankdir, display_lrm)))
         for blob in {*layer.bottom, *layer.top}:
             graph.add_node(pydot.Node(f'"{blob}_blob"', shape="octagon", label=f'"{blob}"'))
-        outputs = layer.convolution_param.num_output or layer.inner_product_param.num_output
         for blob in layer.bottom:
             graph.add_edge(pydot.Edge(f'"{blob}_blob"', f'"{node}"'))
         for blob in layer.top:
-            graph.add_edge(pydot.Edge(f'"{node}"', f'"{blob}_blob"', **({"label": str(outputs)} if label_edges and outputs else {})))
+            graph.add_edge(pydot.Edge(f'"{node}"', f'"{blob}_blob"', **({"label": get_edge_label(layer)} if label_edges else {})))
     return graph

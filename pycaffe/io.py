@@ -1,9 +1,12 @@
 """Images, blobs and records as arrays, and the preprocessing of deployed nets: caffe.io's functions on OpenCV and numpy."""
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from ..layers.decode import decode_image
 from ..proto import BrewError, shape_of
 from ..proto import brew_pb2 as pb
 from ..tools.database import datum_to_array as datum_to_array
+from .proto import caffe_pb2 as caffe_pb2
 
 # ------------------------------------------------------------------------------------------------------ protocol messages
 
@@ -67,15 +71,29 @@ def array_to_datum(arr: np.ndarray, label: int | None = None) -> pb.Datum:
 # ---------------------------------------------------------------------------------------------------------------- images
 
 
-def load_image(filename: str | Path, color: bool = True) -> np.ndarray:
-    """A picture as float32 (H, W, 3) RGB, or (H, W, 1) without `color`, values from 0 to 1. Raises BrewError if there is none."""
-    try:
-        raw = np.fromfile(filename, np.uint8)                 # and not imread, which cannot say what is wrong
+def _pixels(filename: str | Path | IO[bytes]) -> np.ndarray:
+    """A picture as OpenCV decodes it: (H, W) or (H, W, K) with B first. Raises BrewError if there is none."""
+    try:                                                      # and not imread, which cannot say what is wrong
+        if isinstance(filename, (str, os.PathLike)):
+            raw = np.fromfile(filename, np.uint8)
+        else:
+            raw, filename = np.frombuffer(filename.read(), np.uint8), getattr(filename, "name", "this file")
     except OSError as e:
         raise BrewError(f"{filename}: {e.strerror}") from None
     image = decode_image(raw, cv2.IMREAD_UNCHANGED)
     if image is None:
         raise BrewError(f"{filename}: not a picture that OpenCV reads")
+    return image
+
+
+def load_image(filename: str | Path | IO[bytes], color: bool = True) -> np.ndarray:
+    """A picture as float32 (H, W, 3) RGB, or (H, W, 1) without `color`, values from 0 to 1: of a file by its name, or opened.
+    Raises BrewError if there is none."""
+    return _rgb(_pixels(filename), color)
+
+
+def _rgb(image: np.ndarray, color: bool) -> np.ndarray:
+    """What OpenCV decoded as float32 (H, W, 3) RGB, or (H, W, 1) without `color`, values from 0 to 1."""
     values = image.astype(np.float32) / (1 if image.dtype.kind == "f" else np.iinfo(image.dtype.str).max)
     values = values.reshape(*image.shape[:2], -1)
     if values.shape[2] >= 3:
@@ -115,6 +133,37 @@ def oversample(images: Any, crop_dims: Any) -> np.ndarray:
             crops[10 * i + k] = image[y:y + height, x:x + width]
         crops[10 * i + 5:10 * i + 10] = crops[10 * i:10 * i + 5, :, ::-1]
     return crops
+
+
+def _imread(fname: str | Path | IO[bytes], as_gray: bool = False) -> np.ndarray:
+    """skimage.io.imread: the file's values, RGB; grey as (H, W)."""
+    image = _pixels(fname)
+    if as_gray and image.ndim == 3:
+        return _rgb(image, color=False)[:, :, 0]
+    return image if image.ndim == 2 else np.ascontiguousarray(image[:, :, [2, 1, 0, 3][:image.shape[2]]])
+
+
+def _resize(image: np.ndarray, output_shape: Sequence[int], order: int = 1, preserve_range: bool = False, **_: Any) -> np.ndarray:
+    """skimage.transform.resize: bytes become values from 0 to 1, unless `preserve_range`."""
+    values = image if preserve_range else _as_float(image)
+    return resize_image(values, output_shape, order).reshape(*output_shape[:2], *image.shape[2:])
+
+
+def _as_float(image: np.ndarray) -> np.ndarray:
+    """skimage.img_as_float: integers as parts of the largest one."""
+    return image / np.iinfo(image.dtype).max if image.dtype.kind in "ui" else np.asarray(image, float)
+
+
+def __getattr__(name: str) -> Any:
+    """`caffe.io.skimage`, which Caffe's io imports: the real one if it is installed, else what scripts use of it."""
+    if name != "skimage":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        for part in ("io", "transform"):
+            importlib.import_module(f"skimage.{part}")
+        return importlib.import_module("skimage")
+    except ImportError:
+        return SimpleNamespace(io=SimpleNamespace(imread=_imread), transform=SimpleNamespace(resize=_resize), img_as_float=_as_float)
 
 
 class Transformer:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..engine.errors import NetError, nearest
 from ..proto import brew_pb2 as pb
+from .proto import caffe_pb2 as caffe_pb2
 
 _FIELDS = pb.LayerParameter.DESCRIPTOR.fields_by_name
 
@@ -95,6 +96,10 @@ class Top:
     def __init__(self, fn: Function, n: int):
         self.fn, self.n = fn, n
 
+    def update(self, params: dict[str, Any]) -> None:
+        """Change parameters of the layer that makes this top."""
+        self.fn.update(params)
+
     def to_proto(self) -> pb.NetParameter:
         """The net of all layers that this top needs."""
         return to_proto(self)
@@ -104,16 +109,21 @@ class Function:
     """A layer: its type, the Tops it takes, its parameters, and the `ntop` Tops it makes. Raises TypeError for what is no Top."""
 
     def __init__(self, type_name: str, inputs: Sequence[Any], params: dict[str, Any]):
-        self.type_name, self.params = type_name, dict(params)
+        self.type_name, self.params = type_name, {}
         for i, top in enumerate(inputs):
             if not isinstance(top, Top):
                 raise TypeError(f"{type_name} input {i} is not a Top (type is {type(top)})")
         self.inputs: tuple[Top, ...] = tuple(inputs)
-        self.ntop = int(self.params.pop("ntop", 1))
-        self.in_place = bool(self.params.pop("in_place", False))
-        if self.in_place and len(self.inputs) < self.ntop:
-            raise TypeError(f"{type_name} in place needs as many inputs as tops")
+        self.ntop, self.in_place = int(params.get("ntop", 1)), False
+        self.update({name: value for name, value in params.items() if name != "ntop"})
         self.tops = tuple(Top(self, n) for n in range(self.ntop))
+
+    def update(self, params: dict[str, Any]) -> None:
+        """Change parameters. Raises TypeError for in_place without as many inputs as tops."""
+        self.params.update(params)
+        self.in_place = bool(self.params.pop("in_place", self.in_place))
+        if self.in_place and len(self.inputs) < self.ntop:
+            raise TypeError(f"{self.type_name} in place needs as many inputs as tops")
 
     @staticmethod
     def _name(key: Top | Function, type_name: str, names: dict[Top | Function, str], counts: Counter[str]) -> str:
@@ -142,10 +152,11 @@ class Function:
         own = _PARAM_NAMES.get(self.type_name)
         for name, value in self.params.items():
             # what ends in "param", or belongs to no parameters of the type, is the layer's own
-            if name.endswith("param") or own is None or (name in _FIELDS and name not in getattr(layer, f"{own}_param").DESCRIPTOR.fields_by_name):
-                assign_proto(layer, name, value)
-            else:
-                assign_proto(getattr(layer, f"{own}_param"), name, value)
+            mine = name.endswith("param") or own is None or (name in _FIELDS and name not in getattr(layer, f"{own}_param").DESCRIPTOR.fields_by_name)
+            try:
+                assign_proto(layer if mine else getattr(layer, f"{own}_param"), name, value)
+            except (AttributeError, TypeError, ValueError) as e:
+                raise type(e)(f'layer "{layer.name}" of type {self.type_name}: {name}: {e}') from None
         return layer
 
 
@@ -184,9 +195,15 @@ class NetSpec:
     def values(self) -> list[Any]:
         return list(self.tops.values())
 
-    def update(self, tops: dict[str, Any]) -> None:
-        """Add these tops."""
-        self.tops.update(tops)
+    vals = values
+
+    def update(self, name: str | dict[str, Any], params: dict[str, Any] | None = None) -> None:
+        """update(name, params) changes parameters of the layer that makes the top `name`, as the NetSpec of SSD; update(tops)
+        adds tops. Raises AttributeError if there is no such top."""
+        if isinstance(name, dict):
+            self.tops.update(name)
+        else:
+            self[name].update(params or {})
 
     def to_proto(self) -> pb.NetParameter:
         """The net, layers after those that they need. A layer without tops (Silence) is a Function here, and named all the same."""
@@ -194,7 +211,7 @@ class NetSpec:
         for name, value in self.tops.items():
             if not isinstance(value, (Top, Function)):
                 raise NetError(f'the attribute "{name}" of this NetSpec is no Top, but {value!r}')
-            names.setdefault(value, name)
+            names[value] = name                                      # of several names the last one, as in pycaffe
         return _net([value.fn if isinstance(value, Top) else value for value in self.tops.values()], names)
 
 
@@ -212,12 +229,14 @@ class Layers:
 
 
 class Parameters:
-    """`params.<Type>.<ENUM>`: the number of an enum's value, as in params.Pooling.MAX."""
+    """`params.<X>.<ENUM>`: the number of an enum's value of the message XParameter, as in params.Pooling.MAX."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name not in _PARAM_NAMES:
-            raise AttributeError(f'no layer type "{name}" has parameters{nearest(name, _PARAM_NAMES)}')
-        return getattr(pb, f"{name}Parameter")
+        found = None if name.startswith("__") else getattr(pb, f"{name}Parameter", None)
+        if found is None:
+            known = [message.removesuffix("Parameter") for message in pb.DESCRIPTOR.message_types_by_name if message.endswith("Parameter")]
+            raise AttributeError(f'there are no parameters of the name "{name}"{nearest(name, known)}')
+        return found
 
 
 layers, params = Layers(), Parameters()

@@ -40,6 +40,40 @@ class Net(engine.Net):
         super().__init__(network_file, phase, level, stages, weights, seed)
         self.keep_values = True
 
+    # Members of Caffe's extension module that scripts call, layers and blobs by number.
+
+    @exclusive
+    def _forward(self, start: int, end: int) -> float:
+        """Layers start..end (both included) forward; returns the loss."""
+        with self.settled():
+            return self.run_forward(start, end)
+
+    @exclusive
+    def _backward(self, start: int, end: int) -> None:
+        """Layers start..end (start is the later one, both included) backward."""
+        with self.settled():
+            self.run_backward(start, end)
+
+    @property
+    def _blob_loss_weights(self) -> list[float]:
+        """blob_loss_weights in the order of `_blobs`."""
+        return list(self.blob_loss_weights.values())
+
+    def _bottom_ids(self, i: int) -> list[int]:
+        """Which of `_blobs` layer number i reads."""
+        return self.bottom_ids[i]
+
+    def _top_ids(self, i: int) -> list[int]:
+        """Which of `_blobs` layer number i makes."""
+        return self.top_ids[i]
+
+    def _batch(self, blobs: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+        """Parts of the arrays as long as a batch, the last one filled up with zeros."""
+        return self._batches(blobs)
+
+    def _set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        self.set_input_arrays(data, labels)
+
     @property
     def _inputs(self) -> list[int]:
         return [self._blob_names.index(name) for name in self.inputs]
@@ -98,7 +132,7 @@ class Net(engine.Net):
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Let the MemoryData layer, the first one, read these: data (N, C, H, W), labels (N), both float32; N is a multiple of its
         batch_size. They are taken as they are: transform_param is not applied."""
-        layer = self.layers[0]
+        layer = self.nodes[0]
         if layer.type != "MemoryData":
             raise NetError(f'set_input_arrays is for nets that begin with a MemoryData layer; this one begins with "{layer.name}" of type {layer.type}')
         for what, array in (("data", data), ("labels", labels)):

@@ -104,10 +104,10 @@ class Undo:
 
     def __init__(self, net: Net, users: bool = False):
         self.net = net
-        self.counted = _by_name([(layer, layer.counter) for layer in net.layers if layer.counter])
-        self.hidden = _by_name([(layer, layer.hidden_counter) for layer in net.layers if layer.hidden_counter])
-        self.carriers = [(i, layer) for i, layer in enumerate(net.layers) if layer.carried]
-        self.users = [user for user in (layer.keeper() for layer in net.layers) if user is not None] if users else []
+        self.counted = _by_name([(layer, layer.counter) for layer in net.nodes if layer.counter])
+        self.hidden = _by_name([(layer, layer.hidden_counter) for layer in net.nodes if layer.hidden_counter])
+        self.carriers = [(i, layer) for i, layer in enumerate(net.nodes) if layer.carried]
+        self.users = [user for user in (layer.keeper() for layer in net.nodes) if user is not None] if users else []
         self.measures = net.arena is not None and bool(net.arena.measured)
         self.anything = bool(self.counted or self.hidden or self.carriers or self.users or self.measures)
         self.take()

@@ -27,7 +27,7 @@ def collect(solver: Solver) -> list[pb.LayerState]:
     """The counters, carried states and states of users' layers, of all layers that have some. Raises SnapshotError."""
     found = []
     for number, net in enumerate(solver.nets, -1):
-        for layer in net.layers:
+        for layer in net.nodes:
             keeper = layer.keeper()
             if layer.counter or layer.carried or keeper is not None:
                 found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
@@ -48,7 +48,7 @@ def _encode(layer: Layer, keeper: Any, into: pb.StateValue) -> None:
 
 def warn_of_forgetting(solver: Solver) -> None:
     """Name, once, the layers that a resumed training will begin anew with."""
-    names = dict.fromkeys(f'"{layer.name}"' for net in solver.nets for layer in net.layers if layer.forgets())
+    names = dict.fromkeys(f'"{layer.name}"' for net in solver.nets for layer in net.nodes if layer.forgets())
     if names and solver not in _warned:
         log.warning("a resumed training will restart these Python layers from the beginning: %s\n  to keep their position in snapshots, "
                     "define snapshot_state() and restore_state(state); see docs/layers/python.md", ", ".join(names))
@@ -70,7 +70,7 @@ def planned(solver: Solver, states: Any) -> list[Change]:
     """What put_back() changes. Layers that no longer exist are skipped; nothing is changed yet."""
     found = []
     for state in states:
-        layer = solver.nets[state.net + 1].layer_dict.get(state.layer) if state.net + 1 < len(solver.nets) else None
+        layer = solver.nets[state.net + 1].named_nodes.get(state.layer) if state.net + 1 < len(solver.nets) else None
         if layer is None:
             log.info('skipping the state of layer "%s", which is not in this net', state.layer)
             continue
@@ -83,7 +83,7 @@ def planned(solver: Solver, states: Any) -> list[Change]:
             log.warning('layer "%s" has no restore_state(), and the snapshot holds a state for it', layer.name)
             found[-1].has_user = False
     kept = {id(change.layer) for change in found if change.has_user}
-    for layer in (x for net in solver.nets for x in net.layers if x.keeper() is not None and id(x) not in kept):
+    for layer in (x for net in solver.nets for x in net.nodes if x.keeper() is not None and id(x) not in kept):
         log.warning('the snapshot holds no state for layer "%s", which keeps its present one', layer.name)
     return found
 

@@ -139,7 +139,7 @@ def restore(solver: Solver, path: str) -> None:
         solver.seed = state.seed
         for net in solver.nets:
             net.seed = state.seed
-            for layer in net.layers:
+            for layer in net.nodes:
                 layer.seed = state.seed
         layer_state.apply(changes)
     if not checked:

@@ -326,7 +326,8 @@ class Solver:
                 log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
                          float(abs(owner.blob.value.read()).mean()), float(abs(owner.blob.gradient.read()).mean()))
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None: ...
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        """Change a part of the arena by its gradients: what each kind of solver is."""
 
     def parts(self, span: Span) -> list[Any]:
         """The weights, gradients and histories in a part of the arena, for a kernel."""
@@ -334,6 +335,7 @@ class Solver:
 
     @property
     def kernels(self) -> Any:
+        """The kernels of the device that the nets run on."""
         return self.net.device.kernels
 
     def solve(self, resume_file: str | None = None) -> None:

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ..proto.errors import BrewError
-from .commands import PYTHON, add_tools, as_switches
+from .commands import PYTHON, add_tools, as_switches, split_script
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         from ..engine.device import set_threads
         set_threads(args.threads)
+    from .caffe_scripts import offer_caffe
+    offer_caffe()
     if "tool" in args:
         module, function = args.tool
         return int(getattr(import_module(f".{module}", __package__), function)(args))
@@ -129,7 +131,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: done; 1: an error, printed without a traceback; 2: the command line was not understood."""
     parser = make_parser()
-    args = parser.parse_args(as_switches(sys.argv[1:] if argv is None else argv))
+    words, script = split_script(list(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(as_switches(words))
+    args.script = script
     try:
         return run(args)
     except BrewError as e:

@@ -26,6 +26,16 @@ def as_switches(argv: Sequence[str]) -> list[str]:
     return result
 
 
+def split_script(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words of `brew run` that are brew's own, and the script with its arguments, which may look like flags."""
+    if argv[:1] != ["run"]:
+        return argv, []
+    at = 1
+    while at < len(argv) and argv[at].startswith("-") and argv[at] != "-m":
+        at += 1 if "=" in argv[at] or argv[at].lstrip("-") in ("h", "help") else 2       # a flag with its value
+    return argv[:at], argv[at:]
+
+
 def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..., None]) -> None:
     """Add them to the command line. `command` makes a parser of a name, help and example; `flag` adds a flag to one."""
     def tool(name: str, where: tuple[str, str], help: str, example: str, **positional: str) -> argparse.ArgumentParser:
@@ -136,3 +146,9 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(weights, "allow_http", action="store_true", help="allow http addresses, where others can change what arrives")
     flag(weights, "max_size", type=int, default=2048, metavar="MIB",
          help="refuse larger files (default 2048, the largest that a binary caffemodel can be)")
+
+    run = tool("run", ("caffe_scripts", "run"), "run a Python script that was written for Caffe", "brew run classify.py --model_def deploy.prototxt cat.jpg out.npy")
+    flag(run, "no_gpu", default="", choices=["error", "warn"], help="what caffe.set_mode_gpu() does where there is no GPU: warn goes on on the CPU (default: BREW_NO_GPU, or error)")
+    run.usage = "brew run [-no_gpu warn] [-gpu ID] [-threads N] SCRIPT ARGUMENTS, or -m MODULE ARGUMENTS"
+    link = tool("install-caffe", ("caffe_scripts", "install_caffe"), "let `import caffe` give brew in this Python environment", "brew install-caffe")
+    flag(link, "remove", action="store_true", help="take it away again")

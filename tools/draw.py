@@ -112,7 +112,7 @@ def _facts(param: pb.NetParameter, phase: int, python: bool) -> dict[str, list[s
     except (BrewError, ImportError, OSError):
         return {}
     found = {layer.name: ["shape unknown"] for layer in net.unknown if layer.top}
-    for layer, bottom, top in zip(net.layers, net.bottoms, net.tops):
+    for layer, bottom, top in zip(net.nodes, net.bottoms, net.tops):
         shapes = " x ".join(map(str, top[0].shape)) if top else ""
         count, work = sum(prod(b.shape) for b in layer.blobs), layer.flops(bottom, top) // 2
         cost = ", ".join(part for part in (f"{short(count)} parameters" if count else "", f"{short(work)} MAC" if work else "") if part)

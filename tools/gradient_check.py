@@ -34,8 +34,8 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
     rng = np.random.default_rng(seed)
     number = net._layer_names.index(layer)
     bottoms, tops = net.bottoms[number], net.tops[number]
-    counters = [(x, x.counter, getattr(x, x.counter)) for x in net.layers if x.counter]
-    carried = [(memory, memory.store.read(None).copy()) for x in net.layers for memory in x.carried]
+    counters = [(x, x.counter, getattr(x, x.counter)) for x in net.nodes if x.counter]
+    carried = [(memory, memory.store.read(None).copy()) for x in net.nodes for memory in x.carried]
     weights: list[np.ndarray] = []
 
     def run(blob: Any = None, place: tuple[int, ...] = (), change: float = 0.0) -> float:
@@ -53,13 +53,13 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
         return float(sum((top.data.astype(np.float64) * w).sum() for top, w in zip(tops, weights)))
 
     targets = [(f"bottom[{i}]", blob) for i, blob in enumerate(bottoms) if i not in skip]
-    targets += [(f"blob[{i}]", blob) for i, (blob, spec) in enumerate(zip(net.layers[number].blobs, net.layers[number].param_specs)) if spec.lr_mult]
+    targets += [(f"blob[{i}]", blob) for i, (blob, spec) in enumerate(zip(net.nodes[number].blobs, net.nodes[number].param_specs)) if spec.lr_mult]
     starts = [blob.data.copy() for _, blob in targets]
     run()
     for top, w in zip(tops, weights):
         top.diff[...] = w
     net.clear_param_diffs()
-    needed = {id(blob.value.store) for blob in (*net.layers[number].backward_reads(bottoms, tops), *(bottoms[i] for i in skip))}
+    needed = {id(blob.value.store) for blob in (*net.nodes[number].backward_reads(bottoms, tops), *(bottoms[i] for i in skip))}
     for blob in (*bottoms, *tops):
         if id(blob.value.store) not in needed:                 # training would have given its memory to others
             blob.data[...] = np.nan

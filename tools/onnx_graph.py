@@ -106,7 +106,7 @@ def build(net: Net, any_batch: bool = False) -> tuple[Any, list[str]]:
     shapes: dict[str, tuple[int, ...]] = {}
     left_out: list[str] = []
     unread: dict[str, None] = {}
-    for layer, bottom, top, bottom_names, top_names in zip(net.layers, net.bottoms, net.tops, net.bottom_names.values(), net.top_names.values()):
+    for layer, bottom, top, bottom_names, top_names in zip(net.nodes, net.bottoms, net.tops, net.bottom_names.values(), net.top_names.values()):
         graph.layer = layer
         shapes.update((name, blob.shape) for name, blob in zip(top_names, top))
         if layer.is_loss or layer.type in LEFT_OUT:

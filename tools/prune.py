@@ -67,7 +67,7 @@ def _follow(model: Model, phase: int, kept: Mapping[str, Channels], cuts: Cuts) 
     """Walk the net of this phase and note what the channels that leave take with them."""
     built = model.shapes(phase)
     stays: dict[str, Channels] = {}                          # blob -> what is left of its channels, if some leave
-    for layer, bottoms, bottom_names, top_names in zip(built.layers, built.bottoms, built.bottom_names.values(), built.top_names.values()):
+    for layer, bottoms, bottom_names, top_names in zip(built.nodes, built.bottoms, built.bottom_names.values(), built.top_names.values()):
         for k, blob in enumerate(layer.blobs):
             array = model.weights[layer.name][k] if k < len(model.weights.get(layer.name, ())) else None
             require(array is not None and blob.fits(array.shape), layer.param, f"needs a parameter {k} of shape {blob.shape} in the weights, found {None if array is None else array.shape}", error=WeightsError)

@@ -22,7 +22,7 @@ def summary(args: argparse.Namespace) -> int:
     table = Table(box=box.SIMPLE, title=f"{net.name} ({args.phase})", title_justify="left")
     for name, justify in (("layer", "left"), ("type", "left"), ("top", "left"), ("shape", "left"), ("parameters", "right"), ("MACs", "right"), ("memory", "right")):
         table.add_column(name, justify=justify, no_wrap=name in ("shape", "parameters", "MACs", "memory"))  # type: ignore[arg-type]
-    for layer, bottom, top in zip(net.layers, net.bottoms, net.tops):
+    for layer, bottom, top in zip(net.nodes, net.bottoms, net.tops):
         parameters = sum(b.count for b in layer.blobs)
         shapes = "\n".join(" x ".join(map(str, b.shape)) or "scalar" for b in top)
         own = sum(b.count for b in top if not any(b is x for x in bottom))
@@ -35,7 +35,7 @@ def summary(args: argparse.Namespace) -> int:
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     owned = sum(p.blob.count for p in net.learnable)
-    macs = sum(layer.flops(b, t) for layer, b, t in zip(net.layers, net.bottoms, net.tops)) // 2
+    macs = sum(layer.flops(b, t) for layer, b, t in zip(net.nodes, net.bottoms, net.tops)) // 2
     if net.unknown:
         imported = [layer.name for layer in net.unknown if layer_class(layer).user_code]
         print(f"unknown     the layers listed last: they depend on the Python layer{'s' if len(imported) > 1 else ''} "

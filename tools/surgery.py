@@ -127,10 +127,10 @@ def cast(model: Model, names: Mapping[str, str]) -> None:
     for layer in [layer for layer in model.whole_net().layer if layer.name in names]:
         require(layer.type == "InnerProduct", layer, "is not an InnerProduct, which alone becomes a Convolution", "type")
         built, p = model.shapes(), layer.inner_product_param
-        if layer.name not in built.layer_dict:
+        if layer.name not in built.named_nodes:
             built = model.shapes(pb.TRAIN)
         require_known(built, layer)
-        shape = built.bottoms[list(built.layer_dict).index(layer.name)][0].shape
+        shape = built.bottoms[list(built.named_nodes).index(layer.name)][0].shape
         require(p.axis in (1, 1 - len(shape)), layer, "joins other axes than channels, height and width", "inner_product_param.axis")
         require(len(shape) == 4, layer, f"reads a blob of shape {shape}, which has no height and width"
                 "\n  cast the InnerProducts before it, too, and drop a Flatten", "bottom")
@@ -163,7 +163,7 @@ def transplant(model: Model, donor: Model, names: Mapping[str, str] | None = Non
     Arrays take the shapes that they have here. Returns the layers that were given weights. Raises WeightsError."""
     shapes = {name: [a.shape for a in arrays] for name, arrays in model.weights.items()}
     if model.net:
-        shapes |= {layer.name: [b.shape for b in layer.blobs] for layer in model.shapes().layers if layer.blobs}
+        shapes |= {layer.name: [b.shape for b in layer.blobs] for layer in model.shapes().nodes if layer.blobs}
     pairs = {name: name for name in shapes if name in donor.weights} if names is None else dict(names)
     done = []
     for mine, theirs in pairs.items():
@@ -189,7 +189,7 @@ def fold(model: Model) -> list[str]:
     net.CopyFrom(model.whole_net())
     net.state.phase = pb.TEST
     net = filter_layers(net)
-    built = model.shapes().layer_dict
+    built = model.shapes().named_nodes
     layers, gone = list(net.layer), []
     for i, layer in enumerate(layers):
         if layer.type not in ("Convolution", "Deconvolution") or layer.type == "Deconvolution" and layer.convolution_param.group > 1 \

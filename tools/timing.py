@@ -46,10 +46,10 @@ def timing(args: argparse.Namespace) -> int:
 
 def measure(net: Net, iterations: int) -> dict[str, Any]:
     """Median milliseconds of whole runs and of each layer alone; what runs as one; which kernels, layouts and copies."""
-    runs_with = {k: net.layers[first].name for first, chain in net.fusions.items() for k in chain}
+    runs_with = {k: net.nodes[first].name for first, chain in net.fusions.items() for k in chain}
     forward_ms, backward_ms, memory = _whole_runs(net, iterations)
     layers = []
-    for i, (layer, f, b, copies) in enumerate(zip(net.layers, *_alone(net, iterations))):
+    for i, (layer, f, b, copies) in enumerate(zip(net.nodes, *_alone(net, iterations))):
         flops = layer.flops(net.bottoms[i], net.tops[i])
         layers.append({"name": layer.name, "type": layer.type, "forward_ms": f, "backward_ms": b, "flops": flops,
                        "gflops": flops / f / 1e6 if f else 0.0, "runs_with": runs_with.get(i, ""), "kernel": getattr(getattr(layer, "engine", None), "kernel", ""),
@@ -90,7 +90,7 @@ def _whole_runs(net: Net, iterations: int) -> tuple[float, float, int]:
 
 def _alone(net: Net, iterations: int) -> tuple[list[float], list[float], list[list[str]]]:
     """Milliseconds of each layer forward and backward, and the copies it makes."""
-    everything = range(len(net.layers))
+    everything = range(len(net.nodes))
     net.keep_values = True
     net.run_forward()
     net.run_backward()
@@ -124,7 +124,7 @@ def _memory(net: Net) -> int:
 
 def _copies(net: Net, i: int, run: Callable[[int, int], object]) -> list[str]:
     """Which blobs layer i copies to another layout, or to the GPU, in a run of it."""
-    parts = [(name, getattr(net.blobs[name], part).store) for name in dict.fromkeys([*net.bottom_names[net.layers[i].name], *net.top_names[net.layers[i].name]])
+    parts = [(name, getattr(net.blobs[name], part).store) for name in dict.fromkeys([*net.bottom_names[net.nodes[i].name], *net.top_names[net.nodes[i].name]])
              for part in ("value", "gradient")]
     before = [set(store.newest) for _, store in parts]
     run(i, i)

@@ -138,7 +138,7 @@ def import_state(net: pb.NetParameter, state: State, names: Mapping[str, str]) -
     built = model.shapes()
     for param in built.unknown:
         require_known(built, param)
-    for layer in built.layers:
+    for layer in built.nodes:
         if not layer.blobs:
             continue
         require(layer.name in names, layer.param, "has parameters; no module is named for it", error=WeightsError)

@@ -13,12 +13,27 @@ from .solvers import SOLVERS, get_solver
 from .solvers.adadelta import AdaDeltaSolver
 from .solvers.adagrad import AdaGradSolver
 from .solvers.adam import AdamSolver
+from .solvers.adamw import AdamWSolver
+from .solvers.lars import LARSSolver
 from .solvers.nesterov import NesterovSolver
 from .solvers.rmsprop import RMSPropSolver
 from .solvers.sgd import SGDSolver
+from .solvers.solver import Solver
 from .version import __version__
 
 TRAIN, TEST = 0, 1
+
+
+def _drawing(net: Net) -> str | None:
+    """The net as SVG, which notebooks show; None where drawing is not possible."""
+    from .tools.draw import draw
+    try:
+        return draw(net.param, "TB", "svg", net.phase).decode()
+    except BrewError:                            # matplotlib is not installed
+        return None
+
+
+Net._repr_svg_ = _drawing                        # type: ignore[attr-defined]  # here, as engine does not import tools
 
 
 def layer_type_list() -> list[str]:
@@ -32,13 +47,14 @@ def install_as_caffe() -> None:
     import sys
 
     ours = importlib.import_module("brew.pycaffe")
-    if sys.modules.get("caffe", ours) is not ours:
+    present = sys.modules.get("caffe", ours)
+    if present is not ours and not getattr(present, "stands_for_brew", False):
         raise BrewError("another caffe is imported already\n  call brew.install_as_caffe() before the first import of caffe")
     sys.modules["caffe"] = ours
-    for name in ("classifier", "coord_map", "detector", "draw", "io", "net_spec", "proto", "proto.caffe_pb2", "pycaffe"):
+    for name in ("_caffe", "classifier", "coord_map", "detector", "draw", "io", "net_spec", "proto", "proto.caffe_pb2", "pycaffe"):
         sys.modules[f"caffe.{name}"] = importlib.import_module(f"brew.pycaffe.{name}")
-    sys.modules["caffe._caffe"] = sys.modules["caffe.pycaffe"]
 
 
-__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "BrewError", "Blob", "LAYERS", "Layer", "Net", "NesterovSolver", "RMSPropSolver", "SGDSolver", "SOLVERS", "TEST", "TRAIN", "__version__", "get_solver", "install_as_caffe", "layer_type_list", "layers",
-           "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]
+__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "AdamWSolver", "BrewError", "Blob", "LARSSolver", "LAYERS", "Layer", "Net",
+           "NesterovSolver", "RMSPropSolver", "SGDSolver", "SOLVERS", "Solver", "TEST", "TRAIN", "__version__", "get_solver",
+           "install_as_caffe", "layer_type_list", "layers", "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]

@@ -110,7 +110,7 @@ def result(s: brew.Solver) -> tuple[Any, ...]:
 
 
 def data_layer(s: brew.Solver, net: int = 0) -> Any:
-    return s.nets[net].layer_dict["data"].user  # type: ignore[attr-defined]
+    return s.nets[net].named_nodes["data"].user  # type: ignore[attr-defined]
 
 
 @FORMATS
@@ -193,7 +193,7 @@ def test_layers_before_the_one_that_refuses_get_their_states_back(error: type[Ba
     other = solver()
     other.step(1)
     before = users(other), result(other)
-    last, tries = other.test_nets[0].layer_dict["noise"].user, []  # type: ignore[attr-defined]
+    last, tries = other.test_nets[0].named_nodes["noise"].user, []  # type: ignore[attr-defined]
 
     def refuse(state: Any) -> None:
         tries.append(state)
@@ -207,7 +207,7 @@ def test_layers_before_the_one_that_refuses_get_their_states_back(error: type[Ba
 
 def users(s: brew.Solver) -> str:
     """The states of all layers that users wrote."""
-    return repr([layer.user.snapshot_state() for net in s.nets for layer in net.layers if layer.type == "Python"])  # type: ignore[attr-defined]
+    return repr([layer.snapshot_state() for net in s.nets for layer in net.layers if layer.type == "Python"])  # type: ignore[attr-defined]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
