@@ -139,7 +139,7 @@ class Blob:
         Raises WeightsError that names `what` if the shapes differ.
         """
         self.load_array(to_array(proto), shape_of(proto), what)
-        if proto.diff or proto.double_diff:
+        if proto.diff or proto.double_diff or proto.raw_diff:
             self.gradient.store.write(PLAIN)[...] = to_array(proto, diff=True).ravel()
 
     def fits(self, shape: tuple[int, ...]) -> bool:

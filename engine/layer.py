@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..proto import brew_pb2 as pb
+from ..proto import forks
 from . import device
 from .blob import Blob, BlobVec
 from .errors import BrewError, NetError, fail, nearest, require
@@ -35,7 +36,9 @@ def register(*types: str) -> Callable[[L], L]:
 
 
 def layer_class(param: pb.LayerParameter) -> type[Layer]:
-    """The class for a layer's type. Raises NetError with the nearest known type."""
+    """The class for a layer's type. Raises NetError with the nearest known type, or the fork that has this one."""
+    if param.type not in LAYERS and param.type in forks.TYPES:
+        fail(param, f'the layer type "{param.type}" is known from {forks.TYPES[param.type]}, and is not built here', "type")
     if param.type not in LAYERS:
         fail(param, f'no layer type is called "{param.type}"{nearest(param.type, LAYERS)}\n  known types: {" ".join(sorted(LAYERS))}', "type")
     return LAYERS[param.type]

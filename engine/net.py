@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..proto import brew_pb2 as pb
-from ..proto import read_net, strip_positions, to_text
+from ..proto import read_net, settle_forks, strip_positions, to_text
 from . import device, pickling, weights
 from .arena import Arena
 from .blob import Blob
@@ -47,6 +47,7 @@ class Net:
         param = network if isinstance(network, pb.NetParameter) else read_net(network)
         self.param = pb.NetParameter()
         self.param.CopyFrom(param)
+        settle_forks(self.param)
         self.param.state.CopyFrom(merged_state(param.state, pb.NetState(phase=phase, level=level, stage=stages or [])))
         self.name, self.phase = param.name, phase
         self.device = device.default()

@@ -4,13 +4,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import brew_pb2 as pb
-from .binary import from_array, read_binary, shape_of, to_array
+from .binary import from_array, read_binary, shape_of, to_array, to_half
 from .errors import BrewError, Position, PrototxtError, WeightsError
 from .text import locate, parse, parse_file, strip_positions, to_text
-from .upgrade import upgrade_net, upgrade_solver
+from .upgrade import settle_forks, upgrade_net, upgrade_solver
 
 __all__ = ["BrewError", "Position", "PrototxtError", "WeightsError", "find_file", "from_array", "locate", "parse", "pb", "read_binary",
-           "read_net", "read_solver", "read_weights", "shape_of", "strip_positions", "to_array", "to_text", "upgrade_net", "upgrade_solver"]
+           "read_net", "read_solver", "read_weights", "settle_forks", "shape_of", "strip_positions", "to_array", "to_half", "to_text", "upgrade_net", "upgrade_solver"]
 
 
 def read_net(path: str | Path) -> pb.NetParameter:

@@ -12,6 +12,7 @@ from . import brew_pb2 as pb
 from .errors import Position, WeightsError, read_bytes
 
 M = TypeVar("M", bound=Message)
+RAW = {pb.DOUBLE: "<f8", pb.FLOAT: "<f4", pb.FLOAT16: "<f2"}          # numpy's types of raw_data
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # What a layer must give: name, type, blobs (and what connects it, where it can be read).
 V2_KEPT, V1_KEPT = {1: BYTES, 2: BYTES, 3: BYTES, 4: BYTES, 7: BYTES, 10: VARINT}, {4: BYTES, 5: VARINT, 6: BYTES, 2: BYTES, 3: BYTES, 1: BYTES}
@@ -118,17 +119,41 @@ def shape_of(proto: pb.BlobProto) -> tuple[int, ...]:
     return tuple(proto.shape.dim)
 
 
+def _values(proto: pb.BlobProto, part: str) -> np.ndarray:
+    """The flat values of "data" or "diff": float, double, or as NVIDIA's fork stores them."""
+    raw, kind = getattr(proto, f"raw_{part}"), getattr(proto, f"raw_{part}_type")
+    if not raw:
+        return np.array(getattr(proto, f"double_{part}") or getattr(proto, part), dtype=np.float32)
+    if kind not in RAW or not proto.HasField(f"raw_{part}_type"):
+        raise WeightsError(f"a blob has raw_{part} of the type {pb.Type.Name(kind) if proto.HasField(f'raw_{part}_type') else 'unknown'}, "
+                           "and weights are FLOAT, FLOAT16 or DOUBLE")
+    if len(raw) % np.dtype(RAW[kind]).itemsize:
+        raise WeightsError(f"a blob has {len(raw)} bytes of raw_{part}, which are no whole number of {pb.Type.Name(kind)}")
+    return np.frombuffer(raw, RAW[kind]).astype(np.float32)
+
+
 def to_array(proto: pb.BlobProto, diff: bool = False) -> np.ndarray:
     """The values of a BlobProto (or its diff) as a float32 array. Raises WeightsError if their number does not fit."""
-    values = (proto.double_diff or proto.diff) if diff else (proto.double_data or proto.data)
     shape = shape_of(proto)
-    array = np.array(values, dtype=np.float32)
+    array = _values(proto, "diff" if diff else "data")
     if any(d < 0 for d in shape) or array.size != prod(shape):
         raise WeightsError(f"a blob of shape {shape} has {array.size} values")
     try:
         return array.reshape(shape)
     except ValueError:                                    # too many axes, or an empty one beside ones too large for numpy
         raise WeightsError(f"no array can have the {len(shape)} axes of a blob") from None
+
+
+def to_half(array: np.ndarray) -> pb.BlobProto:
+    """A BlobProto of half-precision values, as NVIDIA's fork stores them. Raises WeightsError for values that do not fit."""
+    with np.errstate(over="ignore"):
+        half = np.asarray(array, np.float32).astype("<f2")
+    if not np.isfinite(half[np.isfinite(array)]).all():
+        raise WeightsError(f"a value of {np.abs(array).max():g} is too large for half precision, which ends at 65504")
+    proto = pb.BlobProto(raw_data_type=pb.FLOAT16, raw_data=half.tobytes())
+    proto.shape.dim[:] = array.shape
+    proto.shape.SetInParent()
+    return proto
 
 
 def from_array(array: np.ndarray, proto: pb.BlobProto | None = None, diff: np.ndarray | None = None) -> pb.BlobProto:

@@ -1,60 +1,101 @@
-"""What forks of Caffe write into prototxts: fields that are passed over with a warning, and aliases that are translated.
+"""What forks of Caffe write into prototxts, and what becomes of it: translated, passed over with a warning, or refused.
 
-Every entry is a name that some published fork declares. A layer whose type only a fork has is refused later, when a
-net is built from it, by its type; its parameters must not hide that behind a syntax error.
+forks.proto has the fields and enum values that published forks declare, with their types. They are part of brew_pb2, so that
+every reader of protobuf takes them, and never part of what a net is built from. What changes only speed, memory, logs or
+which variations of a picture a training sees is passed over. What changes the net, its results or the course of a training
+is refused, unless its value is the one that changes nothing. A layer whose type only a fork has is refused by its type,
+later; its parameters must not hide that behind another error.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
-# Fields that are accepted and ignored, by message.
+from google.protobuf.message import Message
+
+NUMBERS = range(20000, 30000)                   # of the fields and enum values of forks.proto
+
+# Further fields that forks are known to have: their types are not known.
 FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, fields in {
     "LayerParameter": """
-        augmentation_param axpy_param batch_reduction_param bilinear_param box_output_param cconvolution_param
-        center_loss_param cinner_product_param coeff_schedule_param continuation_indicator_param
-        correlation_param cpm_transform_param decode_bbox_param deconvolution_param dense_image_data_param
-        denseblock_param dense_crf_param depthwise_conv_param detection_loss_param detectnet_augmentation_param
-        detectnet_groundtruth_param domain_transform_param engine eval_detection_param flow_warp_param
-        focal_loss_param forward_math backward_math forward_type backward_type cudnn_math_override debug
-        gather_param general_contrastive_loss_param general_triplet_loss_param image_seg_data_param
-        inner_distance_param input_type label_specific_rescale_param lifted_struct_similarity_softmax_param
-        local_param lpq_loss_param lstm_param margin_inner_product_param mat_read_param mat_write_param
-        mn_activation_param multi_accuracy_param multinode nca_loss_param noise_param normalize_param parallel
-        pair_data_param proposal_param quantization_param rank_param region_loss_param relu6_param
-        resample_param roi_warping_param seg_data_param selu_dropout_param selu_param slice_transform_param
-        spatial_dropout_param triplet_loss_param trt_param unique_label_param video_data_param
-        warp_ctc_loss_param yolov3_detection_output_param""",
+        axpy_param bilinear_param box_output_param cconvolution_param cinner_product_param cpm_transform_param
+        decode_bbox_param deconvolution_param depthwise_conv_param detection_loss_param gather_param
+        image_seg_data_param input_type lifted_struct_similarity_softmax_param multi_accuracy_param
+        nca_loss_param pair_data_param parallel rank_param roi_warping_param selu_dropout_param selu_param
+        slice_transform_param warp_ctc_loss_param""",
     "V1LayerParameter": """
-        mat_read_param mat_write_param softmaxloss_param strict_dim image_seg_data_param dense_crf_param
-        domain_transform_param""",
-    "AccuracyParameter": "min_is_better",
-    "BatchNormParameter": "engine update_global_stats icnet",
-    "ConvolutionParameter": "conv_algorithm cudnn_convolution_algo_seeker cudnn_fwd_algo relu negative_slope tf_pad quantization_param",
-    "DataParameter": "cache threads parser_threads random_skip",
-    "DetectionOutputParameter": "save_output_param visualize visualize_threshold save_file objectness_score",
-    "DropoutParameter": "engine sample_weights_test",
-    "DetectionEvaluateParameter": "resize_param",
-    "EltwiseParameter": "fusion_type engine",
-    "ImageDataParameter": "has_label label_type ignore_label pair_size",
-    "InnerProductParameter": "normalize engine",
+        dense_crf_param domain_transform_param image_seg_data_param mat_read_param mat_write_param
+        softmaxloss_param strict_dim""",
+    "BatchNormParameter": "icnet",
+    "ConvolutionParameter": "cudnn_fwd_algo quantization_param tf_pad",
+    "DataParameter": "random_skip",
+    "EltwiseParameter": "fusion_type",
+    "ImageDataParameter": "has_label pair_size",
     "LRNParameter": "local_size_w",
     "MemoryDataParameter": "share_in_parallel source",
-    "NetParameter": "engine bn_scale_merge bn_scale_remove default_forward_type default_backward_type default_forward_math default_backward_math global_grad_scale reduce_buckets eltwise_relu",
-    "ParameterParameter": "blob_filler",
-    "PoolingParameter": "torch_pooling kernel_depth temporal_stride temporal_pad",
-    "ScaleParameter": "min_value max_value",
-    "SoftmaxParameter": "normalize_type",
-    "SolverParameter": """
-        ap_version eval_type show_per_class_result stepearly vstep_lr vstep_size larc larc_policy larc_turbo
-        local_gw_ratio local_lr_auto rampup_interval rampup_lr min_lr_ratio momentum_policy momentum_power max_momentum
-        weight_decay_policy weight_decay_power warmup_start_ratio disabled_update store_blobs_in_old_format""",
+    "NetParameter": "bn_scale_merge bn_scale_remove eltwise_relu",
+    "PoolingParameter": "kernel_depth temporal_pad temporal_stride",
+    "SolverParameter": "min_lr_ratio stepearly vstep_lr vstep_size warmup_start_ratio",
     "TransformationParameter": """
-        batch_noise brightness_fraction contrast_adjustment crop_h crop_height crop_w crop_width display
-        flow max_angle_rotation max_color_shift max_contrast
-        max_scaling_ratio max_smooth max_translation min_angle_rotation min_contrast min_scaling_ratio noise_param
-        num_labels rotate_prob scale_factors smooth_filtering use_blur""",
+        batch_noise brightness_fraction contrast_adjustment max_angle_rotation max_scaling_ratio max_translation
+        min_angle_rotation min_scaling_ratio rotate_prob use_blur""",
 }.items()}
+
+# Families of names, of which each version of a fork has some.
+FAMILIES = {"LayerParameter": r"(yolo|mn_|detectnet_|label_specific_)\w*_param", "DataParameter": r"\w*(threads|cache)",
+            "ImageDataParameter": r"\w*(threads|cache)|face_\w+", "NetParameter": r"default_\w+(type|math|override)|\w*mem_sharing",
+            "SolverParameter": r"larc_\w+",
+            "TransformationParameter": r"\w*rand_resize\w*|(vertical|horizontal)_stretch_\w+|random_\w+_param|interpolation_algo_\w+"}
+
+# What is refused, and why.
+REFUSED: dict[str, dict[str, str]] = {}
+for _reason, _names in {
+    'it sets the learning rate, which lr_policy "multistep" does here': "SolverParameter: stagelr stageiter vstep_lr vstep_size stepearly",
+    "it changes the learning rate, as warmup_iter and warmup_start_lr do here":
+        "SolverParameter: rampup_interval rampup_lr warmup_start_ratio min_lr_ratio",
+    'it adapts the rate of each layer, as type: "LARS" does here': "SolverParameter: larc local_lr_auto",
+    "it changes momentum or weight decay during the training": "SolverParameter: momentum_policy weight_decay_policy",
+    "it changes which weights are trained, or how far": "SolverParameter: clamp_weights_lower clamp_weights_upper clip_weights disabled_update group_id",
+    "it fuses another layer into this one: write that layer out":
+        "ConvolutionParameter: relu fusion_type coeff; InnerProductParameter: relu; BatchNormParameter: relu",
+    "it changes what the layer computes": """
+        BatchNormParameter: filler disable_mean disable_variance; ConvolutionParameter: shape_offset tf_pad; InnerProductParameter: normalize;
+        DropoutParameter: sqrt_scale sample_weights_test; ELUParameter: lambda; FillerParameter: scale alpha diag_val;
+        PoolingParameter: torch_pooling pad_3d kernel_size_3d stride_3d avg_include_pad axis blobs_lr kernel_depth temporal_pad temporal_stride;
+        ScaleParameter: min_value max_value; SoftmaxParameter: hard_ratio class_weight hard_mining_label cutting_point normalize_type label_smooth_factor;
+        ReductionParameter: k; ReshapeParameter: pixelshuffler; ROIPoolingParameter: pooled_size; NormalizeParameter: normalize_type fix_gradient bp_norm;
+        MultiBoxLossParameter: ignore_difficult_gt objectness_score; CTCLossParameter: output_delay blank_index preprocess_collapse_repeated
+        ctc_merge_repeated loss_calculation_t; EltwiseParameter: fusion_type; LRNParameter: local_size_w""",
+    "it changes which values the layer reads": """
+        DataParameter: encoding slice_point subtract task_class_num limit_samples preselection_file preselection_label range_start range_end;
+        ImageDataParameter: label_type regression task_class_num balance_class label_cut_start label_cut_end; MemoryDataParameter: transpose label_size;
+        TransformationParameter: fix_crop more_fix_crop multi_scale original_image is_flow stride upper_size upper_height upper_width bgr2rgb
+        cvt_bgr2rgb pad""",
+}.items():
+    for _group in _names.split(";"):
+        _message, _, _fields = _group.partition(":")
+        REFUSED.setdefault(_message.strip(), {}).update(dict.fromkeys(_fields.split(), _reason))
+
+# Fields that may be given once here and several times in a fork.
+REPEATED = {("TransformationParameter", "resize_param"): "YOLO", ("SolverParameter", "device_id"): "TSN", ("Datum", "label"): "caffe_ocr"}
+
+# Layer types of forks that brew does not have.
+TYPES = {name: fork for fork, names in {
+    "SSD": "VideoData", "NVIDIA's Caffe": "DetectNetTransformation L1Loss TRT", "Intel's Caffe": "BoxData EvalDetection MKLBatchNorm MnActivation "
+    "RegionLoss SpatialDropout", "DeepLab": "AdaptiveBiasChannel BiasChannel DenseCRF DomainTransform DomainTransformForwardOnly ImageSegData MatRead "
+    "MatWrite SpatialProduct UniqueLabel", "caffe-yolo": "DetectionLoss EvalDetection", "MobileNet-YOLO": "AssistedExcitation GaussianYolov3 LaneData "
+    "SegmentationEvaluate YoloDetectionOutput YoloSeg Yolov3 Yolov3DetectionOutput", "SegNet": "DenseImageData", "TSN": "BatchReduction Gather "
+    "Scatter SegData", "FlowNet2": "Accum BlackAugmentation ChannelNorm Correlation Correlation1D CustomData DataAugmentation DisparityData Downsample "
+    "FLOWriter FloatReader FloatWriter FlowAugmentation FlowWarp GenerateAugmentationParameters ImgReader ImgWriter LpqLoss Mean NegReLU PFMWriter "
+    "Resample", "caffe-windows": "Arccos BatchContrastiveLoss CenterLoss ChannelScale ConfidencePenaltyLoss CorrelationLoss Cosine FCNAccuracy Flip "
+    "FocalLoss GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin Gram Hotspot InnerDistance Insanity LabelSpecificAdd "
+    "LabelSpecificAffine LabelSpecificHardMargin LabelSpecificMargin LabelSpecificRescale LargeMarginInnerProduct Local MarginInnerProduct "
+    "MovingNormalize MultiLabelImageData NCALoss Noise Pairwise PredictBox Proposal Resize Slope SoftContrastiveLoss SoftTruncation SubRegion "
+    "Transformer TripletLoss Truncation", "caffe_ocr": "DenseBlock Lstm ReverseTime SoftmaxWithLossMultiLabel",
+    "warpctc-caffe": "ContinuationIndicator LabelsequenceAccuracy", "Ristretto": "ConvolutionRistretto DeconvolutionRistretto FcRistretto "
+    "LRNRistretto", "C3D": "BlackHole Convolution3D Deconvolution3D L2Normalize Pooling3D", "Intel's and others": "SeLu SeLuDropout"}.items()
+    for name in names.split()}
 
 
 def _dilate(*fields: str) -> Callable[[Any, str], None]:
@@ -76,8 +117,10 @@ def _round(message: Any, value: str) -> None:
 ALIASES: dict[str, dict[str, tuple[str, Callable[[Any, str], None]]]] = {
     "PoolingParameter": {"ceil_mode": ("round_mode", _round)},
     "ConvolutionParameter": {"hole": ("dilation", _dilate("all")), "hole_h": ("dilation", _dilate("0")),
-                             "hole_w": ("dilation", _dilate("1"))},
+                             "hole_w": ("dilation", _dilate("1")), "dilation_h": ("dilation", _dilate("0")),
+                             "dilation_w": ("dilation", _dilate("1"))},
 }
+
 
 ENGINES = {"MKL2017", "MKLDNN", "CAFFE_MKL", "GREENTEA", "LIBDNN"}
 
@@ -85,7 +128,44 @@ ENGINES = {"MKL2017", "MKLDNN", "CAFFE_MKL", "GREENTEA", "LIBDNN"}
 V1_TYPES = {"CONVOLUTION3D": "Convolution3D", "DENSE_CRF": "DenseCRF", "DOMAIN_TRANSFORM": "DomainTransform",
             "IMAGE_SEG_DATA": "ImageSegData", "INTERP": "Interp", "MAT_READ": "MatRead", "MAT_WRITE": "MatWrite",
             "PADDING": "Padding", "POOLING3D": "Pooling3D", "ROI_POOLING": "ROIPooling", "SEG_ACCURACY": "SegAccuracy",
-            "UNIQUE_LABEL": "UniqueLabel", "VIDEO_DATA": "VideoData", "BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU"}
+            "UNIQUE_LABEL": "UniqueLabel", "VIDEO_DATA": "VideoData", "BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU",
+            "RELU6": "ReLU6", "LOCAL": "Local", "NORMALIZE": "Normalize", "INSANITY": "Insanity", "TRIPLET_LOSS": "TripletLoss",
+            "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "ELTWISE_AFFINE": "EltwiseAffine"}
+
+
+def is_forks(field: Any) -> bool:
+    """Whether a field of one of brew's messages is a fork's."""
+    return field.number in NUMBERS
+
+
+def knows(message: str, name: str) -> bool:
+    """Whether forks have a field of this name, which brew's schema lacks or has for them only."""
+    return name in FIELDS.get(message, ()) or name in REFUSED.get(message, {}) or bool(re.fullmatch(FAMILIES.get(message, "(?!)"), name))
+
+
+def refusal(message: str, name: str, field: Any = None, text: str | None = None) -> str:
+    """Why a net or solver with this field is refused; "" if it is passed over. `text`: its value as prototxt, if it is one word:
+    the fork's default changes nothing."""
+    reason = REFUSED.get(message, {}).get(name, "")
+    if reason and field is not None and text is not None and field.message_type is None and not field.is_repeated:
+        default = field.default_value
+        if isinstance(default, bool):
+            same = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}.get(text.lower()) == default
+        elif field.enum_type is not None:
+            same = text in (field.enum_type.values_by_number[default].name, str(default))
+        elif isinstance(default, str):
+            same = text.strip("\"'") == default
+        else:
+            same = _number(text) == default
+        return "" if same else reason
+    return "" if field is None and text in ("false", "0") else reason
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def enum_value(message: Any, field: str, value: str) -> bool:
@@ -96,6 +176,35 @@ def enum_value(message: Any, field: str, value: str) -> bool:
         message.type_name = V1_TYPES[value]
         return True
     return False
+
+
+def settle(message: Message, layer: Any = None) -> Iterator[tuple[Any, str, str, bool]]:
+    """Take what is a fork's out of a message that was not read by brew's reader. Gives for each such field: the layer that it
+    belongs to (or None), its name, what there is to say of it, and whether it is refused."""
+    kind = message.DESCRIPTOR.name
+    layer = message if kind in ("LayerParameter", "V1LayerParameter") else layer
+    for field, value in message.ListFields():
+        name, one = field.name, not field.is_repeated and field.message_type is None
+        if is_forks(field) and name in ALIASES.get(kind, {}):
+            meaning, set_fields = ALIASES[kind][name]
+            for item in value if field.is_repeated else [value]:
+                set_fields(message, str(item).lower())
+            message.ClearField(name)
+            yield layer, name, f"read as {meaning}", False
+        elif is_forks(field):
+            text = None if not one else field.enum_type.values_by_number[value].name if field.enum_type else str(value)
+            reason = refusal(kind, name, field, text)
+            reason = "" if layer is not None and layer.type in TYPES else reason
+            message.ClearField(name)
+            yield layer, name, reason or "it is ignored", bool(reason)
+        elif field.message_type is not None and name != "blobs":
+            for item in value if field.is_repeated else [value]:
+                yield from settle(item, layer)
+        elif one and field.enum_type is not None and value in NUMBERS:
+            text = field.enum_type.values_by_number[value].name
+            kept = enum_value(message, name, text)
+            message.ClearField(name)
+            yield layer, f"{name}: {text}", "it is ignored" if kept else "brew does not have it", not kept
 
 
 # Files that are no nets and look like one to begin with.

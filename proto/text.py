@@ -96,6 +96,7 @@ class _Reader:
         self.lines = [0] + [m.end() for m in re.finditer("\n", text)]
         self.tokens: Iterator[re.Match[str]] = TOKEN.finditer(text)
         self.stack: list[tuple[Message, str]] = []     # the messages being read, each with the field that holds it
+        self.again: dict[int, tuple[Message, str, int]] = {}       # by depth: messages that are read a second time
         self.warned: set[str] = set()
         self.next()
 
@@ -126,7 +127,7 @@ class _Reader:
                 self.fail(f"expected the name of a field, found {self.token!r}")
             at, name = self.at, self.next()
             field = fields.get(name)
-            if field is None:
+            if field is None or forks.is_forks(field):
                 self.unknown(message, name, at)
             else:
                 self.field(message, field, f"{path}.{name}" if path else name, at)
@@ -139,13 +140,16 @@ class _Reader:
     def field(self, message: Message, field: FieldDescriptor, path: str, at: int) -> None:
         repeated = field.is_repeated
         if not repeated and message.HasField(field.name) and field.message_type is None:
-            self.fail(f'"{field.name}" is given twice, and may be given once', at, field.name)
+            self.given_twice(field.name, at)
         is_message = field.message_type is not None
         if self.token == ":" and self.kind == "sign":
             self.next()
         elif not is_message:
             self.fail(f'expected ":" after "{field.name}", found {self.token!r}' if self.kind != "end"
                       else f'the file ends where the value of "{field.name}" should be')
+        if not repeated and self.kind == "sign" and self.token == "[":
+            several = ": several GPUs are not supported yet" if field.name == "device_id" else ""
+            self.fail(f'"{field.name}" takes one value, and this is a list{several}', at, field.name)
         if repeated and self.kind == "sign" and self.token == "[":
             self.next()
             while self.token != "]":
@@ -173,6 +177,8 @@ class _Reader:
             return
         if self.kind != "sign" or self.token not in CLOSING:
             self.fail(f'"{field.name}" is a message: expected "{{", found {self.token!r}')
+        if not field.is_repeated and message.HasField(field.name):
+            self.again[len(self.stack)] = message, field.name, at
         child = getattr(message, field.name)
         child = child.add() if field.is_repeated else child
         child.SetInParent()
@@ -180,6 +186,16 @@ class _Reader:
             place = self.place(at)
             child.position.file, child.position.line, child.position.column = place.file, place.line, place.column
         self.message(child, CLOSING[self.next()], path)
+        self.again.pop(len(self.stack), None)
+
+    def given_twice(self, name: str, at: int) -> NoReturn:
+        """A field of a message that is there already: of one that was begun anew, the message is what was given twice."""
+        message = self.stack[-1][0]
+        if self.again:
+            message, name, at = self.again[max(self.again)]
+        fork = forks.REPEATED.get((message.DESCRIPTOR.name, name))
+        self.fail(f'"{name}" is given twice, and may be given once', at, name,
+                  f"\n  {fork} takes several; brew takes one" if fork else "")
 
     def scalar(self, field: FieldDescriptor) -> Any:
         at, kind, token = self.at, self.kind, self.token
@@ -215,16 +231,17 @@ class _Reader:
 
     def enum(self, field: FieldDescriptor, token: str, at: int) -> int | None:
         values: Any = field.enum_type
-        if token in values.values_by_name:
-            return int(values.values_by_name[token].number)
+        ours = {value.name: value.number for value in values.values if value.number not in forks.NUMBERS}
+        if token in ours:
+            return int(ours[token])
         if re.fullmatch(r"\d+", token) and int(token) in values.values_by_number:
             return int(token)
         message = self.stack[-1][0]
         if forks.enum_value(message, field.name, token):
             self.warn(f'{field.name}: {token} is known from forks of Caffe only', at)
             return None
-        self.fail(f'"{field.name}" has no value {token}', at, token,
-                  f"\n  it can be {', '.join(values.values_by_name)}" + nearest(token, values.values_by_name))
+        whose = " (forks of Caffe have it, brew does not)" if token in values.values_by_name else ""
+        self.fail(f'"{field.name}" has no value {token}{whose}', at, token, f"\n  it can be {', '.join(ours)}" + ("" if whose else nearest(token, ours)))
 
     # ------------------------------------------------------------------------------- what the schema does not have
 
@@ -242,16 +259,32 @@ class _Reader:
             except (KeyError, ValueError):
                 self.fail(f'"{name}" cannot be {token}', at, name)
             self.warn(f"{name} is known from forks of Caffe only; read as {meaning}", at)
-        elif name in forks.FIELDS.get(kind, ()):
+        elif name in descriptor.fields_by_name or forks.knows(kind, name):
+            if self.token == ":":
+                self.next()
+            text = None if self.kind == "sign" else self.token
             self.skip_value()
-            self.warn(f"{name} is known from forks of Caffe only and is ignored", at)
+            reason = forks.refusal(kind, name, descriptor.fields_by_name.get(name), text)
+            if not reason or self.of_a_fork():                # of a layer that is refused by its type
+                self.warn(f"{name} is known from forks of Caffe only and is ignored", at)
+                return
+            self.refuse(self.error(f'brew has no "{name}", which is known from forks of Caffe: {reason}', at, name))
         else:
-            error = self.error(f'{kind} has no field "{name}"', at, name, forks.NOT_NETS.get((kind, name))
-                               or nearest(name, descriptor.fields_by_name))
-            if self.errors is None:
-                raise error
-            self.errors.append(error)
+            ours = [field.name for field in descriptor.fields if not forks.is_forks(field)]
+            self.refuse(self.error(f'{kind} has no field "{name}"', at, name, forks.NOT_NETS.get((kind, name)) or nearest(name, ours)))
             self.skip_value()
+
+    def of_a_fork(self) -> bool:
+        """Whether the reader is in a layer of a type that only forks have."""
+        layers: list[Any] = [message for message, _ in self.stack if message.DESCRIPTOR.name in LAYERS]
+        names = [getattr(layer, "type_name", "") or layer.type for layer in layers[-1:]]
+        return any(name in forks.TYPES for name in names)
+
+    def refuse(self, error: PrototxtError) -> None:
+        """Raise it, or collect it where reading goes on."""
+        if self.errors is None:
+            raise error
+        self.errors.append(error)
 
     def skip_value(self) -> None:
         """Step over the value of a field whose type is not known."""

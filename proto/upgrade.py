@@ -1,13 +1,16 @@
 """Old nets and solvers made new: V0 (2013), V1 (2014), inputs outside of layers, solver_type. Caffe's rules and order."""
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from google.protobuf.message import Message
 
 from . import brew_pb2 as pb
+from . import forks
 from .errors import Position, PrototxtError
 
+log = logging.getLogger("brew")
 V1 = pb.V1LayerParameter
 # V1 enum -> type string; most are the enum's name in CamelCase.
 V1_NAMES = {"LRN": "LRN", "MVN": "MVN", "BNLL": "BNLL", "TANH": "TanH", "RELU": "ReLU", "HDF5_DATA": "HDF5Data",
@@ -48,6 +51,18 @@ V0_FIELDS: dict[str, dict[str, tuple[str, str]]] = {
     **{f"det_{f}": {"window_data": ("window_data_param", f)}
        for f in ("fg_threshold", "bg_threshold", "fg_fraction", "context_pad", "crop_mode")},
 }
+
+
+def settle_forks(message: Message, file: str = "") -> None:
+    """Take fields that only forks of Caffe have out of a net or solver that was not read by brew: one warning each, or
+    PrototxtError for those that are refused (forks.py says which, and why)."""
+    for layer, name, what, refused in forks.settle(message):
+        where = f'layer "{layer.name}"' if layer is not None else f"this {message.DESCRIPTOR.name}"
+        text = f"{where} has {name}, which is known from forks of Caffe only: {what}"
+        if refused:
+            place = _place(layer, file) if layer is not None else Position(file)
+            raise PrototxtError(text, place if place.file else None)
+        log.warning("%s", text)
 
 
 def upgrade_net(net: pb.NetParameter, file: str = "") -> pb.NetParameter:

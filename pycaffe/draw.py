@@ -23,7 +23,7 @@ def draw_net_to_file(caffe_net: pb.NetParameter, filename: str | Path, rankdir: 
 
 def get_pooling_types_dict() -> dict[int, str]:
     """{number: name} of the kinds of pooling."""
-    return {value.number: value.name for value in pb.PoolingParameter.PoolMethod.DESCRIPTOR.values}
+    return {number: pb.PoolingParameter.PoolMethod.Name(number) for number in (pb.PoolingParameter.MAX, pb.PoolingParameter.AVE, pb.PoolingParameter.STOCHASTIC)}
 
 
 def get_layer_lr_mult(layer: pb.LayerParameter) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
@@ -11,9 +12,9 @@ from typing import IO, Any
 import cv2
 import numpy as np
 
-from ..engine.errors import ShapeError
+from ..engine.errors import ShapeError, WeightsError
 from ..layers.decode import decode_image
-from ..proto import BrewError, shape_of
+from ..proto import BrewError, shape_of, to_array
 from ..proto import brew_pb2 as pb
 from ..tools.database import datum_to_array as datum_to_array
 from .proto import caffe_pb2 as caffe_pb2
@@ -24,9 +25,13 @@ from .proto import caffe_pb2 as caffe_pb2
 def blobproto_to_array(blob: pb.BlobProto, return_diff: bool = False) -> np.ndarray:
     """The values (or gradient) of a BlobProto, in its shape or its legacy num, channels, height, width. Raises ValueError if it has
     neither, or another number of values."""
-    data, shape = np.array((blob.double_diff or blob.diff) if return_diff else (blob.double_data or blob.data)), shape_of(blob)
-    if any(d < 0 for d in shape):                             # to numpy, -1 means whatever fits
-        raise ValueError(f"a blob of shape {shape} has {data.size} values")
+    double, shape = blob.double_diff if return_diff else blob.double_data, shape_of(blob)
+    try:
+        data = np.array(double) if double else to_array(blob, return_diff).astype(float)
+        if any(d < 0 for d in shape) or data.size != prod(shape):      # to numpy, -1 means whatever fits
+            raise ValueError(f"a blob of shape {shape} has {data.size} values")
+    except WeightsError as e:
+        raise ValueError(str(e)) from None
     return data.reshape(shape)
 
 

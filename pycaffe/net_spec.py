@@ -151,8 +151,10 @@ class Function:
         layer.name = self._name(self.tops[0] if self.tops else self, self.type_name, names, counts)
         own = _PARAM_NAMES.get(self.type_name)
         for name, value in self.params.items():
-            # what ends in "param", or belongs to no parameters of the type, is the layer's own
-            mine = name.endswith("param") or own is None or (name in _FIELDS and name not in getattr(layer, f"{own}_param").DESCRIPTOR.fields_by_name)
+            # what ends in "param", or is none of the type's parameters, is the layer's own
+            its = getattr(layer, f"{own}_param").DESCRIPTOR.fields_by_name if own else {}
+            param = name.endswith("param")
+            mine = own is None or param and name in _FIELDS or name not in its and (param or name in _FIELDS)
             try:
                 assign_proto(layer if mine else getattr(layer, f"{own}_param"), name, value)
             except (AttributeError, TypeError, ValueError) as e:

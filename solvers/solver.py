@@ -19,7 +19,7 @@ from ..engine.net import Net
 from ..engine.passes import merged_state
 from ..engine.random import new_seed
 from ..proto import brew_pb2 as pb
-from ..proto import find_file, read_net, read_solver, to_text
+from ..proto import find_file, read_net, read_solver, settle_forks, to_text
 from . import lr_policy, pickling, snapshot
 from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
 from .lr_policy import Plateau, advance, rate
@@ -132,6 +132,7 @@ class Solver:
         self.file = file if isinstance(source, pb.SolverParameter) else str(source)
         self.param = pb.SolverParameter()
         self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
+        settle_forks(self.param, self.file)
         self._check()
         tests = [(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
         self.declared_nets = [(self._train_net(), self.param.train_state, pb.TRAIN, "training"), *tests]

@@ -89,8 +89,8 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
 
     surgery = tool("surgery", ("surgery", "surgery"), "change a net and its weights together",
                    "brew surgery cast fc6=fc6-conv fc7=fc7-conv -model deploy.prototxt -weights w.caffemodel -out_model conv.prototxt -out_weights conv.caffemodel")
-    surgery.add_argument("operation", choices=["rename", "drop", "cast", "transplant", "prune", "fold", "average"],
-                         help="rename OLD=NEW: layers; drop LAYER; cast LAYER[=NEW]: InnerProduct to Convolution; transplant [LAYER=DONORS]: weights of -donor; "
+    surgery.add_argument("operation", choices=["rename", "drop", "cast", "cast-half", "transplant", "prune", "fold", "average"],
+                         help="rename OLD=NEW: layers; drop LAYER; cast LAYER[=NEW]: InnerProduct to Convolution; cast-half: all weights to half precision; transplant [LAYER=DONORS]: weights of -donor; "
                               "prune LAYER=PART: channels, the weakest first; fold: BatchNorm and Scale into convolutions; average: several -weights")
     surgery.add_argument("words", nargs="*", metavar="LAYER[=...]", help="what to work on")
     flag(surgery, "model", default="", metavar="NET", help="the net's prototxt; rename, drop, transplant and average can do without")

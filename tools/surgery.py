@@ -14,7 +14,7 @@ from ..engine.layer import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, read_net, to_text
+from ..proto import from_array, read_net, to_half, to_text
 
 
 class Model:
@@ -23,11 +23,14 @@ class Model:
     net      the prototxt's path, a NetParameter, or None for weights alone
     weights  the caffemodel's path (binary or .h5), or {layer: its arrays}
 
+    half     write weights in half precision, as NVIDIA's fork does and reads
+
     Members: `net` (NetParameter or None), `weights` ({layer: [array, ...]}, float32). Raises PrototxtError, WeightsError.
     """
 
     def __init__(self, net: str | Path | pb.NetParameter | None, weights: str | Path | Mapping[str, Sequence[np.ndarray]]):
         self.file = str(weights) if isinstance(weights, (str, Path)) else ""
+        self.half = False
         self.net: pb.NetParameter | None = None
         if net is not None:
             self.net = pb.NetParameter()
@@ -50,7 +53,11 @@ class Model:
         types = {layer.name: layer.type for layer in self.net.layer} if self.net else {}
         proto = pb.NetParameter(name=self.net.name if self.net else "")
         for name, arrays in self.weights.items():
-            proto.layer.add(name=name, type=types.get(name, ""), blobs=[from_array(array) for array in arrays])
+            try:
+                blobs = [(to_half if self.half else from_array)(array) for array in arrays]
+            except WeightsError as e:
+                raise WeightsError(f'layer "{name}": {e}') from None
+            proto.layer.add(name=name, type=types.get(name, ""), blobs=blobs)
         return proto
 
     def build(self, phase: int = pb.TEST) -> Net:
@@ -277,6 +284,10 @@ def surgery(args: argparse.Namespace) -> int:
     elif operation == "cast":
         cast(result, _pairs(words))
         said = f"Convolution: {', '.join(_pairs(words).values())}"
+    elif operation == "cast-half":
+        if words:
+            raise NetError(f"brew surgery cast-half takes all layers, found {' '.join(words)}")
+        result.half, said = True, "half precision"
     elif operation == "transplant":
         if not args.donor:
             raise NetError("brew surgery transplant needs -donor, the caffemodel that weights come from")

@@ -20,6 +20,7 @@ REFUSED = {
     "label maps of SSD": ("this is a label map", 6),
     "a form between V0 and V1": ("V0LayerParameter has no field", 3),
     "a V1 layer with a type in quotes": ('"type" has no value "Softmax"', 1),
+    "rates and layers of forks that compute something else": ("which is known from forks of Caffe: it", 6),
 }
 
 
@@ -40,7 +41,7 @@ def test_every_public_prototxt_is_read_or_refused_for_a_reason(shared: Path) -> 
     finally:
         logging.getLogger("brew").setLevel(logging.NOTSET)
     print(dict(counts))
-    assert counts == {"nets": 507, "solvers": 148, "refused": 46}
+    assert counts == {"nets": 504, "solvers": 145, "refused": 52}
     for what, (says, number) in REFUSED.items():
         assert sum(says in text for text in refusals) == number, what
     assert not [text for text in refusals if not any(says in text for says, _ in REFUSED.values())]

@@ -8,13 +8,13 @@ import pytest
 
 from brew.proto import pb
 
-PROTO = Path(pb.__file__).with_name("brew.proto").read_text()
+HERE = Path(pb.__file__).parent
 
 
-def declared() -> dict[str, dict[str, tuple[int, str]]]:
-    """message -> field -> (number, default), read from the text."""
+def declared(*files: str) -> dict[str, dict[str, tuple[int, str]]]:
+    """message -> field -> (number, default), read from the texts."""
     found: dict[str, dict[str, tuple[int, str]]] = {}
-    text = re.sub(r"//[^\n]*", "", PROTO)
+    text = re.sub(r"//[^\n]*", "", "".join((HERE / file).read_text() for file in files or ("brew.proto", "forks.proto")))
     stack: list[str] = []
     for token in re.finditer(r"message (\w+) \{|enum (\w+) \{|(?:optional|repeated) ([\w.]+) (\w+) = (\d+)(?: \[([^\]]*)\])?;|\}", text):
         message, enum, _, field, number, options = token.groups()
@@ -32,7 +32,8 @@ def declared() -> dict[str, dict[str, tuple[int, str]]]:
 
 @pytest.mark.parametrize("message", sorted(declared()))
 def test_the_generated_module_is_up_to_date(message: str) -> None:
-    descriptor = pb.DESCRIPTOR.message_types_by_name[message]
+    nested = {n.name: n for m in pb.DESCRIPTOR.message_types_by_name.values() for n in m.nested_types}
+    descriptor = pb.DESCRIPTOR.message_types_by_name.get(message) or nested[message]
     fields = declared()[message]
     assert {f.name: f.number for f in descriptor.fields} == {name: number for name, (number, _) in fields.items()}
     for f in descriptor.fields:

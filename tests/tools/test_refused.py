@@ -288,6 +288,10 @@ data los-speed new/x | no place to download
 device_query -gpu 99 | there 
 
 download_model out | NO_FILE
+
+run gone.py | there is no such script
+run -no_gpu perhaps gone.py | invalid choice
+install-caffe -remvoe | unrecognized arguments: -remvoe
 """.splitlines() if row]
 
 
