@@ -22,7 +22,7 @@ from .exclusive import Use, alone, as_user_code, claim, exclusive, using
 from .held import Settled
 from .layer import Layer, layer_class
 from .memory import Store, weakly
-from .passes import filter_layers, insert_splits, leave_out_unknown, merged_state, plan_backward
+from .passes import filter_layers, insert_splits, leave_out_unknown, left_out, merged_state, plan_backward
 from .plan import Step, backward_steps, forward_steps, plan_fusion, single_step
 from .random import new_seed
 from .resources import check_memory
@@ -54,7 +54,7 @@ class Net:
         self.seed = new_seed() if seed is None else seed
         if weights is not None:
             check_readable(weights, "this caffemodel", WeightsError)         # before the net is built and logged
-        declared = insert_splits(filter_layers(self.param))
+        declared = insert_splits(filter_layers(self.param), left_out(self.param))
         self.unknown: list[pb.LayerParameter] = []             # left out of a dry run: they depend on Python layers
         if not Layer.imports:
             declared, self.unknown = leave_out_unknown(declared, lambda layer: layer_class(layer).user_code)

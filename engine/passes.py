@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from google.protobuf import text_format
 
 from ..proto import brew_pb2 as pb
 from .errors import fail, nearest, require
@@ -42,15 +44,29 @@ def filter_layers(net: pb.NetParameter) -> pb.NetParameter:
     return kept
 
 
-def check_connections(net: pb.NetParameter) -> list[Any]:
-    """What is wrong between layers, each as (layer, message, field, blob): bottoms nobody makes, tops that two make."""
+def left_out(net: pb.NetParameter) -> dict[str, str]:
+    """{blob: the layer that would make it, and the rules for which it is not there} of the layers that filter_layers leaves
+    out of `net`."""
+    kept = {layer.name for layer in filter_layers(net).layer}
+    found: dict[str, str] = {}
+    for layer in net.layer:
+        if layer.name not in kept:
+            rules, kind = (layer.include, "include") if layer.include else (layer.exclude, "exclude")
+            text = " ".join(f"{kind} {{ {text_format.MessageToString(rule, as_one_line=True)} }}" for rule in rules)
+            found.update(dict.fromkeys(layer.top, f'layer "{layer.name}" makes it, and is left out here: {text}'))
+    return found
+
+
+def check_connections(net: pb.NetParameter, elsewhere: Mapping[str, str] = {}) -> list[Any]:
+    """What is wrong between layers, each as (layer, message, field, blob): bottoms nobody makes, tops that two make.
+    `elsewhere`: left_out() of the whole net."""
     problems: list[Any] = []
     made: dict[str, str | None] = {}
     for layer in net.layer:
         for i, name in enumerate(layer.bottom):
             if name not in made:
-                problems.append((layer, f'reads blob "{name}" (bottom {i}), which no layer above it makes'
-                                 f'\n  blobs made so far: {", ".join(made) or "none"}{nearest(name, made)}', f"bottom[{i}]", name))
+                hint = f"\n  {elsewhere[name]}" if name in elsewhere else f'\n  blobs made so far: {", ".join(made) or "none"}{nearest(name, made)}'
+                problems.append((layer, f'reads blob "{name}" (bottom {i}), which no layer above it makes{hint}', f"bottom[{i}]", name))
                 made[name] = None
         for i, name in enumerate(layer.top):
             in_place = i < len(layer.bottom) and layer.bottom[i] == name
@@ -62,9 +78,10 @@ def check_connections(net: pb.NetParameter) -> list[Any]:
     return problems
 
 
-def insert_splits(net: pb.NetParameter) -> pb.NetParameter:
-    """A copy of `net` where every blob read more than once has a Split layer, with Caffe's names for it."""
-    for layer, message, field, _ in check_connections(net):
+def insert_splits(net: pb.NetParameter, elsewhere: Mapping[str, str] = {}) -> pb.NetParameter:
+    """A copy of `net` where every blob read more than once has a Split layer, with Caffe's names for it. `elsewhere`:
+    left_out() of the whole net, for the errors."""
+    for layer, message, field, _ in check_connections(net, elsewhere):
         fail(layer, message, field)
     producer: dict[str, tuple[int, int]] = {}                   # blob -> (layer, top) that made it last
     source: dict[tuple[int, int], tuple[int, int]] = {}         # (layer, bottom) -> what it reads
@@ -81,7 +98,10 @@ def insert_splits(net: pb.NetParameter) -> pb.NetParameter:
     for i, layer in enumerate(net.layer):                       # what is rewritten must have no other reader
         for j, name in enumerate(layer.bottom):
             in_place = j < len(layer.top) and layer.top[j] == name
-            require(not in_place or uses[source[i, j]] == 1, layer, f'rewrites blob "{name}" in place, which another bottom reads as it was'
+            maker, number = net.layer[source[i, j][0]], source[i, j][1]
+            weighted = number < len(maker.loss_weight) and maker.loss_weight[number]
+            reader = f'the loss counts with loss_weight {weighted:g} of layer "{maker.name}"' if weighted else "another bottom reads as it was"
+            require(not in_place or uses[source[i, j]] == 1, layer, f'rewrites blob "{name}" in place, which {reader}'
                     "\n  give the top another name", f"top[{j}]")
     result = pb.NetParameter()
     result.CopyFrom(net)

@@ -39,7 +39,6 @@ class AnnotatedDataLayer(DataLayer):
         t = self.param.transform_param
         for field in ("crop_size", "random_resized_crop", "max_rotation_angle", "rand_augment", "cutout", "mean_file"):
             self.require(not (t.HasField(field) and getattr(t, field)), f"{field} does not go with boxes", f"transform_param.{field}")
-        self.require(self.param.data_param.batch_size == 1 or t.HasField("resize_param"), "images of different sizes need resize_param, or batch_size: 1", "transform_param")
         super().setup(bottom, top)
 
     def label_shape(self) -> tuple[int, ...]:
@@ -70,12 +69,16 @@ class AnnotatedDataLayer(DataLayer):
             draw = self.transformer.augmenter.draw(batch, i)
             image = self.image(key, record)
             if images is None:
-                self.transformer.check(image.shape[2], *image.shape[:2])
+                self.check(key, image.shape[2], *image.shape[:2])
             elif image.shape[2] != images.shape[1]:
-                raise self.broken(key, f"its image has {image.shape[2]} channels, the batch began with {images.shape[1]}")
+                raise self.broken(key, f"its image has {image.shape[2]} channels, the batch began with {images.shape[1]}"
+                                  "\n  transform_param { force_color: true } makes colour images of grey ones")
             image, boxes, kept = self._change(image, about[:, 3:], draw)
             if images is None:
                 images = np.empty((self.batch_size, image.shape[2], *image.shape[:2]), np.float32)
+            elif image.shape[:2] != images.shape[2:]:
+                raise self.broken(key, f"its image has {image.shape[0]} x {image.shape[1]} pixels here, the batch began with {images.shape[2]} x "
+                                  f"{images.shape[3]}\n  resize_param makes all images of one size; batch_size: 1 takes any")
             mirror = self.param.transform_param.mirror and draw.chance(0.5)
             if mirror:
                 boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)

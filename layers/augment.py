@@ -84,6 +84,9 @@ def resize(image: Image, p: pb.ResizeParameter, fill: Color, draw: Draw) -> tupl
     mode = INTERPOLATIONS[names[draw.choose(len(names))] if len(names) > 1 else names[0]]
     if p.resize_mode == pb.ResizeParameter.WARP:
         return shaped(cv2.resize(image, (p.width, p.height), interpolation=mode), image), (0, 0, 1, 1)
+    if p.resize_mode == pb.ResizeParameter.FIT_SMALL_SIZE:
+        height, width = small_size(p, *image.shape[:2])
+        return shaped(cv2.resize(image, (width, height), interpolation=mode), image), (0, 0, 1, 1)
     scale = min(p.height / image.shape[0], p.width / image.shape[1])
     h, w = max(round(image.shape[0] * scale), 1), max(round(image.shape[1] * scale), 1)
     canvas = np.empty((p.height, p.width, image.shape[2]), np.uint8)
@@ -91,6 +94,14 @@ def resize(image: Image, p: pb.ResizeParameter, fill: Color, draw: Draw) -> tupl
     top, left = (p.height - h) // 2, (p.width - w) // 2
     canvas[top:top + h, left:left + w] = shaped(cv2.resize(image, (w, h), interpolation=mode), image)
     return canvas, (left / p.width, top / p.height, w / p.width, h / p.height)
+
+
+def small_size(p: pb.ResizeParameter, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of an image in its own shape, as small as height x width of resize_param allow, in single precision as SSD's."""
+    own, wanted = np.float32(width) / np.float32(height), np.float32(p.width) / np.float32(p.height)
+    if own < wanted:
+        return max(int(np.float32(p.width) / own), 1), p.width
+    return p.height, max(int(own * np.float32(p.height)), 1)
 
 
 def affine(image: Image, matrix: list[list[float]], fill: Color) -> Image:
@@ -226,7 +237,6 @@ class Augmenter:
         layer.require(not (self.resizes and p.HasField("random_resized_crop")), "random_resized_crop and resize_param exclude each other", f"{field}.resize_param")
         layer.require(not self.resizes or q.height and q.width, "resize_param needs height and width", f"{field}.resize_param")
         layer.require(q.prob == 1, "resize_param is for every image: prob is 1", f"{field}.resize_param")
-        layer.require(q.resize_mode != pb.ResizeParameter.FIT_SMALL_SIZE, "resize_mode is WARP or FIT_LARGE_SIZE_AND_PAD", f"{field}.resize_param")
         layer.require(q.pad_mode == pb.ResizeParameter.CONSTANT, "pad_mode is CONSTANT", f"{field}.resize_param")
         layer.require(not p.HasField("expand_param") or self.resizes or p.HasField("random_resized_crop"), "expand_param changes sizes: it goes with resize_param or random_resized_crop", f"{field}.expand_param")
         layer.require(0 <= p.rand_augment.magnitude <= 10, f"magnitude lies between 0 and 10, found {p.rand_augment.magnitude:g}", f"{field}.rand_augment")
@@ -238,6 +248,8 @@ class Augmenter:
     def size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of images of this size before the crop."""
         p = self.param
+        if self.resizes and p.resize_param.resize_mode == pb.ResizeParameter.FIT_SMALL_SIZE:
+            return small_size(p.resize_param, height, width)
         if self.resizes:
             return p.resize_param.height, p.resize_param.width
         return (p.crop_size, p.crop_size) if self.train and p.HasField("random_resized_crop") else (height, width)

@@ -1,6 +1,7 @@
 """BatchNorm: each channel with mean 0 and variance 1 over the batch."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from ..engine.layer import Layer, register
 from ..engine.layout import grid_of
 from ..engine.memory import Memory
 from ..proto import brew_pb2 as pb
+
+log = logging.getLogger("brew")
 
 
 class NormalizingLayer(Layer):
@@ -163,7 +166,8 @@ class BatchNormLayer(NormalizingLayer):
                                 added to the blobs. Unset: true in TEST.
     moving_average_fraction     default 0.999: what the sums keep of themselves at each batch.
     eps                         default 1e-5, added to the variance.
-    scale_bias                  y times a learned scale plus a learned bias, as in NVIDIA's fork; a filler for one sets it, too.
+    scale_bias                  y times a learned scale plus a learned bias, as in NVIDIA's fork; a filler for one sets it, too. The
+                                lr_mult of the statistics is then 0, whatever `param` says; otherwise another one is an error.
     """
 
     optional_blobs = 2                   # scale and bias
@@ -175,9 +179,11 @@ class BatchNormLayer(NormalizingLayer):
         self.set_channels(bottom)
         for shape in ((self.channels,), (self.channels,), (1,)):
             self.add_blob(shape)
-        for spec in self.param.param[:3]:
-            self.require(not spec.HasField("lr_mult") or spec.lr_mult == 0, "its blobs are statistics: their lr_mult must be 0", "param")
         learns = p.scale_bias or p.HasField("scale_filler") or p.HasField("bias_filler") or len(self.param.blobs) == 5
+        if any(spec.HasField("lr_mult") and spec.lr_mult for spec in self.param.param[:3]):
+            self.require(learns, "its blobs are statistics: their lr_mult must be 0", "param")
+            log.warning('layer "%s" (type "BatchNorm"): its first three blobs are statistics; their lr_mult is 0, whatever param says, as in '
+                        "NVIDIA's fork", self.name)
         self.require(learns or len(self.param.param) <= 3 or all(s.lr_mult == 0 for s in self.param.param), "its blobs are statistics: their lr_mult must be 0", "param")
         if learns:
             self.add_blob((self.channels,), p.scale_filler if p.HasField("scale_filler") else pb.FillerParameter(value=1))

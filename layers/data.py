@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.errors import DataError, Position
+from ..engine.errors import BrewError, DataError, Position
 from ..engine.layer import Layer, between, exactly, register
 from ..engine.random import permutation
 from ..kernels import cpu
@@ -82,6 +82,13 @@ class DataLayer(BatchLayerState, Layer):
             raise self.broken(key, "it holds no bytes of pixels, as augmentation needs")
         return np.ascontiguousarray(np.frombuffer(record, np.uint8, length, start).reshape(channels, height, width).transpose(1, 2, 0))
 
+    def check(self, key: bytes, channels: int, height: int, width: int) -> None:
+        """Raise DataError, with the record's key, unless the transformer takes images of this size."""
+        try:
+            self.transformer.check(channels, height, width)
+        except BrewError as e:
+            raise self.broken(key, str(e)) from None
+
     def broken(self, key: bytes, what: str) -> DataError:
         return DataError(f"record {key.decode(errors='replace')!r} cannot be used: {what}\n  read by layer \"{self.name}\"", Position(self.source))
 
@@ -106,7 +113,7 @@ class DataLayer(BatchLayerState, Layer):
         """Batch number `batch`: what it holds depends on nothing else."""
         n, (keys, records) = self.batch_size, self.fetch(batch)
         channels, height, width = self._measure(keys[0], records[0])
-        self.transformer.check(channels, height, width)
+        self.check(keys[0], channels, height, width)
         crops = self.transformer.crops(n, height, width, batch)
         images = np.empty((n, channels, *self.transformer.size(height, width)), np.float32)
         labels = np.empty(n, np.float32)

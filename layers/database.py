@@ -81,7 +81,8 @@ class Database:
             if not self.size:
                 raise DataError("the database is empty", Position(folder))
         except lmdb.Error as e:
-            raise DataError(f"the database cannot be read: {e}", Position(folder)) from None
+            ours = "\n  LMDB opens a database once in a process: call close() of the environment that this program opened it with"
+            raise DataError(f"the database cannot be read: {e}{ours if 'already open' in str(e) else ''}", Position(folder)) from None
         self.keys: list[bytes] | None = None                   # all of them, in order; read when shuffling begins
         self.ends: dict[int, bytes] = {}                       # where walks ended: the key of the record after
 

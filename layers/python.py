@@ -12,6 +12,7 @@ from typing import Any
 from ..engine.blob import Blob, BlobVec
 from ..engine.exclusive import resting
 from ..engine.layer import Layer, at_least, register
+from ..proto.text import locate
 
 
 class UserLayer:
@@ -110,7 +111,7 @@ class PythonLayer(Layer):
     Bottoms, tops:  as many as the class wants.
     module, layer   what to import, and the class in it.      param_str   text for the class, as its `param_str`.
 
-    Its exceptions are passed on as they are.
+    Its exceptions are passed on as they are, with a note (from Python 3.11 on) that names the layer and its place in the prototxt.
 
     Building a net imports the module, which runs it: read it first if it is not yours. `brew check`, `summary` and
     `draw_net` import it only with `-python`, `export` and `surgery` never; the shapes of its tops, and of the layers
@@ -161,13 +162,25 @@ class PythonLayer(Layer):
         self.user.param_str, self.user.phase = self.param.python_param.param_str, self.phase
         if not hasattr(self.user, "blobs"):
             self.user.blobs = BlobVec()                   # its __init__ does not call ours
-        self.user.setup(bottom, top)
+        with self.noted():
+            self.user.setup(bottom, top)
         self.statistics = [k for k, spec in enumerate(self.param.param) if not spec.lr_mult]
         self.forwards = 0
         if self.forgets() or self.keeper() is not None:
             self.hidden_counter = "forwards"
         for i, stored in enumerate(self.param.blobs[:len(self.user.blobs)]):
             self.user.blobs[i].load(stored, f'blob {i} of layer "{self.name}"')
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Around the user's methods: exceptions that leave them say of which layer they are."""
+        try:
+            yield
+        except Exception as e:
+            place = locate(self.param)
+            if hasattr(e, "add_note"):                              # from Python 3.11 on
+                e.add_note(f'in layer "{self.name}" (type "Python"){f", {place}" if place else ""}')
+            raise
 
     @property
     def blobs(self) -> Any:
@@ -190,16 +203,16 @@ class PythonLayer(Layer):
         return self.keeper() is None and not self.param.bottom
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        with resting():
+        with resting(), self.noted():
             self.user.reshape(bottom, top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.forwards += 1
-        with live(*bottom, *top, *self.blobs), resting():
+        with live(*bottom, *top, *self.blobs), resting(), self.noted():
             self.user.forward(bottom, top)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        with live(*bottom, *top, *self.blobs), resting():
+        with live(*bottom, *top, *self.blobs), resting(), self.noted():
             self.user.backward(top, propagate_down, bottom)
 
 

@@ -28,7 +28,8 @@ class SmoothL1LossLayer(LossLayer):
                 top: "loss_bbox" smooth_l1_loss_param { sigma: 3 } }
 
     Bottoms:  a and b (N, ...), both may get gradients; optionally w_in, then optionally w_out, of their shape.
-    Tops:     the loss, a scalar; optionally each item's loss (N).      sigma   default 1.
+    Tops:     the loss, a scalar; optionally each item's loss (N), or (N, 1, 1, 1) if the bottoms have four axes, as R-FCN's labels.
+    sigma     default 1.
     """
 
     bottoms, tops, compared = between(2, 4), between(1, 2), 4
@@ -48,7 +49,8 @@ class SmoothL1LossLayer(LossLayer):
         self.shape_tops(bottom, top)
 
     def shape_tops(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.set_items(bottom, top, bottom[0].shape[:1])
+        shape = bottom[0].shape
+        self.set_items(bottom, top, (shape[0], 1, 1, 1) if len(shape) == 4 else shape[:1])
 
     def difference(self, bottom: list[Blob]) -> Any:
         shape = bottom[0].shape

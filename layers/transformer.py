@@ -50,7 +50,9 @@ class Transformer:
         if self.mean_shape:
             require(self.mean_shape == (channels, height, width), f"the mean file is for images of shape {self.mean_shape}, these have {(channels, height, width)}", "transform_param.mean_file", DataError)
         else:
-            require(self.mean.size in (0, 1, channels), f"mean_value is given once or for each of the {channels} channels, found {self.mean.size}", "transform_param.mean_value", NetError)
+            grey = "\n  transform_param { force_color: true } makes colour images of grey ones" if channels == 1 else ""
+            require(self.mean.size in (0, 1, channels), f"mean_value is given once or for each of the {channels} channels, found {self.mean.size}{grey}",
+                    "transform_param.mean_value", NetError)
 
     def crops(self, n: int, height: int, width: int, batch: int) -> np.ndarray:
         """(n, 3) int32: top, left and mirror (0 or 1) of each image of the batch."""

@@ -25,13 +25,15 @@ FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, f
         nca_loss_param pair_data_param parallel rank_param roi_warping_param selu_dropout_param selu_param
         slice_transform_param warp_ctc_loss_param""",
     "V1LayerParameter": """
-        dense_crf_param domain_transform_param image_seg_data_param mat_read_param mat_write_param
+        dense_crf_param domain_transform_param down_sampling_param image_seg_data_param mat_read_param mat_write_param
         softmaxloss_param strict_dim""",
     "BatchNormParameter": "icnet",
-    "ConvolutionParameter": "cudnn_fwd_algo quantization_param tf_pad",
-    "DataParameter": "random_skip",
+    "ConvolutionParameter": "cudnn_fwd_algo filter_group kernel_depth quantization_param temporal_pad temporal_stride tf_pad",
+    "DataParameter": "random_skip show_data",
     "EltwiseParameter": "fusion_type",
-    "ImageDataParameter": "has_label pair_size",
+    "ImageDataParameter": """
+        clip_max clip_min has_label is_flow mean_value new_length num_truth_channels pair_size sampling_rate show_data truth_scale
+        use_byte_input use_image use_label use_temporal_jitter""",
     "LRNParameter": "local_size_w",
     "MemoryDataParameter": "share_in_parallel source",
     "NetParameter": "bn_scale_merge bn_scale_remove eltwise_relu",
@@ -60,7 +62,7 @@ for _reason, _names in {
     "it fuses another layer into this one: write that layer out":
         "ConvolutionParameter: relu fusion_type coeff; InnerProductParameter: relu; BatchNormParameter: relu",
     "it changes what the layer computes": """
-        BatchNormParameter: filler disable_mean disable_variance; ConvolutionParameter: shape_offset tf_pad; InnerProductParameter: normalize;
+        BatchNormParameter: filler disable_mean disable_variance; ConvolutionParameter: shape_offset tf_pad kernel_depth temporal_pad temporal_stride; InnerProductParameter: normalize;
         DropoutParameter: sqrt_scale sample_weights_test; ELUParameter: lambda; FillerParameter: scale alpha diag_val;
         PoolingParameter: torch_pooling pad_3d kernel_size_3d stride_3d avg_include_pad axis blobs_lr kernel_depth temporal_pad temporal_stride;
         ScaleParameter: min_value max_value; SoftmaxParameter: hard_ratio class_weight hard_mining_label cutting_point normalize_type label_smooth_factor;
@@ -69,7 +71,7 @@ for _reason, _names in {
         ctc_merge_repeated loss_calculation_t; EltwiseParameter: fusion_type; LRNParameter: local_size_w""",
     "it changes which values the layer reads": """
         DataParameter: encoding slice_point subtract task_class_num limit_samples preselection_file preselection_label range_start range_end;
-        ImageDataParameter: label_type regression task_class_num balance_class label_cut_start label_cut_end; MemoryDataParameter: transpose label_size;
+        ImageDataParameter: label_type regression task_class_num balance_class label_cut_start label_cut_end new_dim; MemoryDataParameter: transpose label_size;
         TransformationParameter: fix_crop more_fix_crop multi_scale original_image is_flow stride upper_size upper_height upper_width bgr2rgb
         cvt_bgr2rgb pad""",
 }.items():
@@ -94,7 +96,8 @@ TYPES = {name: fork for fork, names in {
     "MovingNormalize MultiLabelImageData NCALoss Noise Pairwise PredictBox Proposal Resize Slope SoftContrastiveLoss SoftTruncation SubRegion "
     "Transformer TripletLoss Truncation", "caffe_ocr": "DenseBlock Lstm ReverseTime SoftmaxWithLossMultiLabel",
     "warpctc-caffe": "ContinuationIndicator LabelsequenceAccuracy", "Ristretto": "ConvolutionRistretto DeconvolutionRistretto FcRistretto "
-    "LRNRistretto", "C3D": "BlackHole Convolution3D Deconvolution3D L2Normalize Pooling3D", "Intel's and others": "SeLu SeLuDropout"}.items()
+    "LRNRistretto", "C3D": "BlackHole Convolution3D Deconvolution3D DownSampling EltwiseProduct L2Normalize Pooling3D "
+    "VideoSegmentationData VideoWithVoxelTruthData VolumeData VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss", "Intel's and others": "SeLu SeLuDropout"}.items()
     for name in names.split()}
 
 
@@ -130,7 +133,10 @@ V1_TYPES = {"CONVOLUTION3D": "Convolution3D", "DENSE_CRF": "DenseCRF", "DOMAIN_T
             "PADDING": "Padding", "POOLING3D": "Pooling3D", "ROI_POOLING": "ROIPooling", "SEG_ACCURACY": "SegAccuracy",
             "UNIQUE_LABEL": "UniqueLabel", "VIDEO_DATA": "VideoData", "BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU",
             "RELU6": "ReLU6", "LOCAL": "Local", "NORMALIZE": "Normalize", "INSANITY": "Insanity", "TRIPLET_LOSS": "TripletLoss",
-            "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "ELTWISE_AFFINE": "EltwiseAffine"}
+            "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "ELTWISE_AFFINE": "EltwiseAffine",
+            "ELTWISE_PRODUCT": "EltwiseProduct", "VOLUME_DATA": "VolumeData", "DECONVOLUTION3D": "Deconvolution3D", "DOWN_SAMPLING": "DownSampling",
+            "VIDEO_SEGMENTATION_DATA": "VideoSegmentationData", "VIDEO_WITH_VOXEL_TRUTH_DATA": "VideoWithVoxelTruthData",
+            "VOXEL_SOFTMAX": "VoxelSoftmax", "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxLoss", "VOXEL_CUSTOM_LOSS": "VoxelCustomLoss"}
 
 
 def is_forks(field: Any) -> bool:

@@ -1,6 +1,7 @@
 """Learning rates as functions of the iteration: Caffe's policies, SSD's plateau, and brew's cosine and linear warm-up."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from math import cos, exp, pi
 
@@ -9,6 +10,7 @@ import numpy as np
 from ..engine.errors import Position, SolverError, nearest
 from ..proto import brew_pb2 as pb
 
+log = logging.getLogger("brew")
 Rate = Callable[[pb.SolverParameter, int, int], float]
 
 # name -> (rate(param, iteration, step), the fields it needs)
@@ -20,7 +22,7 @@ POLICIES: dict[str, tuple[Rate, tuple[str, ...]]] = {
     "multistep": (lambda p, i, step: p.base_lr * p.gamma**step, ("gamma", "stepvalue")),
     "plateau": (lambda p, i, step: p.base_lr * p.gamma**step, ("gamma", "plateau_winsize")),     # see Plateau
     "poly": (lambda p, i, _: p.base_lr * max(0.0, 1 - i / p.max_iter) ** p.power, ("power", "max_iter")),
-    "sigmoid": (lambda p, i, _: p.base_lr / (1 + exp(-p.gamma * (i - p.stepsize))), ("gamma", "stepsize")),
+    "sigmoid": (lambda p, i, _: p.base_lr / (1 + exp(min(-p.gamma * (i - p.stepsize), 700.0))), ("gamma", "stepsize")),
     # Loshchilov and Hutter 2017, without restarts: half a cosine from base_lr to min_lr at max_iter
     "cosine": (lambda p, i, _: p.min_lr + (p.base_lr - p.min_lr) * (1 + cos(pi * min(i, p.max_iter) / p.max_iter)) / 2, ("max_iter",)),
 }
@@ -38,7 +40,9 @@ def check(param: pb.SolverParameter, file: str = "") -> None:
         repeated = field in ("stepvalue", "plateau_winsize")
         if not (getattr(param, field) if repeated else param.HasField(field)):
             raise SolverError(f'lr_policy "{param.lr_policy}" needs {field}', at)
-    if "gamma" in POLICIES[param.lr_policy][1] and param.gamma < 0:
+    if param.lr_policy == "sigmoid" and param.gamma < 0:                # what DIGITS writes
+        log.warning("gamma is %g: with lr_policy \"sigmoid\" the rate falls from base_lr to 0, with its half at stepsize", param.gamma)
+    elif "gamma" in POLICIES[param.lr_policy][1] and param.gamma < 0:
         raise SolverError(f"gamma must not be negative, found {param.gamma:g}", at)
     for field in ("stepsize", "max_iter"):
         if field in POLICIES[param.lr_policy][1] and getattr(param, field) <= 0:

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..engine.blob import Blob
 from ..engine.errors import BrewError, DataError, NetError, Position, PrototxtError, SolverError, fail
 from ..engine.layer import Layer, dry_run, layer_class
-from ..engine.passes import check_connections, filter_layers, insert_splits, merged_state, plan_backward
+from ..engine.passes import check_connections, filter_layers, insert_splits, left_out, merged_state, plan_backward
 from ..engine.rewrites import check_rewrites, find_rewrites
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, upgrade_net, upgrade_solver
@@ -18,12 +18,15 @@ from ..solvers import SOLVERS, lr_policy
 from .mistakes import mistakes, warning
 
 
+PHASES = {"TRAIN": (pb.TRAIN,), "TEST": (pb.TEST,), "BOTH": (pb.TRAIN, pb.TEST)}
+
+
 def check(args: argparse.Namespace) -> int:
     """Print every problem of the net or solver; exit code 1 if there is one."""
     if bool(args.model) == bool(args.solver):
         raise NetError("brew check needs either -model or -solver")
     problems, notes = (check_solver(args.solver, args.python) if args.solver
-                       else check_net_file(args.model, python=args.python))
+                       else check_net_file(args.model, [pb.NetState(phase=phase) for phase in PHASES.get(args.phase, ())], args.python))
     for text in [*problems, *notes]:
         print(text, file=sys.stderr if text in problems else sys.stdout)
     what = args.solver or args.model
@@ -61,21 +64,43 @@ def check_solver(file: str, python: bool = False) -> tuple[list[str], list[str]]
 
 
 def check_net_file(file: str, states: Sequence[pb.NetState] = (), python: bool = False) -> tuple[list[str], list[str]]:
-    """(problems, notes) of a net, in these states or else in both phases."""
+    """(problems, notes) of a net in these states, else in those phases in which it has data."""
     errors: list[PrototxtError] = []
     try:
         net = upgrade_net(parse_file(file, pb.NetParameter(), errors), file)
     except BrewError as e:
         return [*map(str, errors), str(e)], []
     problems, notes = [str(e) for e in errors], []
-    for state in states or [pb.NetState(phase=pb.TRAIN), pb.NetState(phase=pb.TEST)]:
-        more, said = _check_state(net, state, python)
+    for state in states or [pb.NetState(phase=phase) for phase in _phases(net)]:
+        more, said = _check_state(net, state, python, {_layer_of(e, net) for e in errors})
         problems += more
         notes += said
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tuple[list[str], list[str]]:
+def _phases(net: pb.NetParameter) -> Sequence[int]:
+    """The phases that a net is meant for: TEST if it reads no data, otherwise those in which it has something to begin with."""
+    def begins(phase: int) -> bool:
+        param = pb.NetParameter()
+        param.CopyFrom(net)
+        param.state.phase = phase                                    # type: ignore[assignment]
+        try:
+            return any(not layer.bottom for layer in filter_layers(param).layer)
+        except BrewError:
+            return True
+    if all(layer.bottom or layer.type == "Input" for layer in net.layer):
+        return PHASES["TEST"]
+    return [phase for phase in PHASES["BOTH"] if begins(phase)] or PHASES["BOTH"]
+
+
+def _layer_of(error: PrototxtError, net: pb.NetParameter) -> str:
+    """The name of the layer in whose text this error lies, or ""."""
+    line = error.position.line if error.position else 0
+    before = [layer for layer in net.layer if layer.position.line <= line and layer.position.line]
+    return before[-1].name if before else ""
+
+
+def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool, misread: Collection[str]) -> tuple[list[str], list[str]]:
     param = pb.NetParameter()
     param.CopyFrom(net)
     param.state.CopyFrom(merged_state(net.state, state))
@@ -95,11 +120,12 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tupl
         return False
 
     try:
+        elsewhere = left_out(param)
         param = filter_layers(param)
     except BrewError as e:
         return [str(e)], []
     notes += mistakes(param, state.phase)
-    broken = check_connections(param)
+    broken = check_connections(param, elsewhere)
     for layer, message, field, _ in broken:
         collect(lambda layer=layer, message=message, field=field: fail(layer, message, field))
     if not broken:
@@ -112,7 +138,7 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool) -> tupl
     built: list[tuple[Layer, list[Blob], list[Blob]]] = []
     with dry_run(python):
         for layer in param.layer:
-            known = collect(lambda layer=layer: _check_type(layer))
+            known = layer.name not in misread and collect(lambda layer=layer: _check_type(layer))     # what is wrong was said
             source = next((unknown[b] for b in layer.bottom if b in unknown), None)
             if known and not Layer.imports and layer_class(layer).user_code:
                 unchecked[layer.name] = []

@@ -13,6 +13,7 @@ from typing import Any
 from .. import layers as layers
 from ..engine.layer import LAYERS
 from ..proto import brew_pb2 as pb
+from ..proto import forks
 
 
 def pages() -> dict[str, str]:
@@ -64,7 +65,7 @@ def parameters(name: str) -> list[str]:
     """The parameter messages that a layer's file mentions, in the schema's order."""
     source = inspect.getsource(sys.modules[LAYERS[name].__module__])
     own = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()
-    fields = [f.name for f in pb.LayerParameter.DESCRIPTOR.fields if f.name.endswith("_param")]
+    fields = [f.name for f in pb.LayerParameter.DESCRIPTOR.fields if f.name.endswith("_param") and not forks.is_forks(f)]
     uses = [f for f in fields if re.search(rf"\b{f}\b", source)]
     shared = {"transform_param", "loss_param", "softmax_param", "data_param"}
     return [f for f in uses if f in shared or own.replace("_", "") == f.removesuffix("_param").replace("_", "") or len(uses) == 1]
@@ -81,7 +82,7 @@ def rows(message: Any, prefix: str) -> list[str]:
     body = re.search(rf"^message {message.name} \{{(.*?)^\}}|^message {message.name} \{{(.*)\}}", proto, re.S | re.M)
     text = (body[1] or body[2]) if body else ""
     found = []
-    for f in message.fields:
+    for f in (f for f in message.fields if not forks.is_forks(f)):
         comment = re.search(rf"\b{f.name} = {f.number}\b[^;]*;[ \t]*//\s*(.*)", text)
         shown = "" if f.is_repeated or f.message_type or not f.has_default_value else f"`{shown_default(f)}`"
         found.append(f"| {prefix}{f.name} | {shown} | {comment[1] if comment else ''} |")

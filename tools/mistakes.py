@@ -1,9 +1,12 @@
 """What a net may say, and rarely means: the warnings of brew check."""
 from __future__ import annotations
 
+import numpy as np
+
 from ..engine.layer import LAYERS
 from ..proto import brew_pb2 as pb
 from ..proto.text import locate
+from .coordinates import crop_shifts
 
 LEARN = {"BN", "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed", "InnerProduct", "LSTM", "Normalize", "PReLU",
          "Parameter", "RNN", "Scale", "SeparableConvolution"}
@@ -13,7 +16,7 @@ RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEva
 def mistakes(net: pb.NetParameter, phase: int) -> list[str]:
     """Warnings about the layers of a net (filtered, without splits), each with its place."""
     losses = {layer.name for layer in net.layer if any(layer.loss_weight) or not layer.loss_weight and is_loss(layer)}
-    found = _batch_norms(net, phase == pb.TRAIN and bool(losses))
+    found = _batch_norms(net, phase == pb.TRAIN and bool(losses)) + _crops(net)
     if phase == pb.TRAIN and losses:
         found += _unreached(net, losses) + _unread(net, losses)
     return found
@@ -42,6 +45,12 @@ def _batch_norms(net: pb.NetParameter, trains: bool) -> list[str]:
         if trains and layer.batch_norm_param.use_global_stats:
             found.append(warning(layer, "uses its stored statistics in TRAIN: they will not change", "batch_norm_param.use_global_stats"))
     return found
+
+
+def _crops(net: pb.NetParameter) -> list[str]:
+    """Crops that begin at 0 where padding or a deconvolution has shifted what they cut."""
+    return [warning(layer, f"begins at 0, and what it cuts is shifted: coordinates agree for the offset {', '.join(f'{v:g}' for v in np.atleast_1d(shift))}"
+                    "\n  nets of the time when Crop had no offset computed it; crop_param { offset: } gives it now", "type") for layer, shift in crop_shifts(net)]
 
 
 def _unreached(net: pb.NetParameter, losses: set[str]) -> list[str]:

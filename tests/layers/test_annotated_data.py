@@ -106,8 +106,8 @@ def test_patches_meet_their_constraints() -> None:
 
 def test_what_is_wrong_is_named() -> None:
     database()
-    with pytest.raises(NetError, match="images of different sizes need resize_param"):
-        net("")
+    with pytest.raises(DataError, match="the batch began with"):
+        net("").forward()
     with pytest.raises(NetError, match="crop_size does not go with boxes"):
         net(f"crop_size: 20 {RESIZE}")
     write_database(Path("bad"), [(b"0", pb.Datum(channels=1, height=2, width=2, data=b"1234"))])  # type: ignore[list-item]
@@ -135,3 +135,52 @@ def test_segmentation_is_scored_by_its_table(device: str) -> None:
             net.forward()
         np.testing.assert_allclose(net.blobs["y"].data, [0.75, 0.75, (1 / 2 + 2 / 3) / 2], rtol=1e-5)
         assert bool(net.layers[-1].carried) == (reset == "false")
+
+
+def pictures(name: str, *shapes: tuple[int, ...], encoded: bool = True) -> str:
+    """A database of noise, one box in the middle of each picture."""
+    def records():  # type: ignore[no-untyped-def]
+        for i, shape in enumerate(shapes):
+            pixels = RNG.integers(0, 255, shape, dtype=np.uint8)
+            box = pb.NormalizedBBox(xmin=0.25, ymin=0.25, xmax=0.75, ymax=0.75)
+            datum = pb.Datum(encoded=True, data=cv2.imencode(".png", pixels)[1].tobytes())
+            yield f"{i:08d}".encode(), pb.AnnotatedDatum(datum=datum, annotation_group=[pb.AnnotationGroup(group_label=1, annotation=[pb.Annotation(bbox=box)])])
+    write_database(Path(name), records())
+    return name
+
+
+@pytest.mark.parametrize("first, key", [(1, 1), (0, 0), (2, 2)])
+@pytest.mark.parametrize("mean", ["", "mean_value: [104, 117, 123]", "mean_value: 5"])
+def test_a_grey_picture_among_colour_ones(first: int, key: int, mean: str) -> None:
+    """In a batch, at the beginning of one, and of the first."""
+    shapes: list[tuple[int, ...]] = [(40, 50, 3)] * 4
+    shapes[first] = (40, 50)
+    source = pictures("grey", *shapes)
+    if mean.count(",") or first == 1:
+        with pytest.raises((DataError, NetError)) as e:
+            n = net(f"resize_param {{ height: 30 width: 30 }} {mean}", batch=2, source=source)
+            n.forward(), n.forward()
+        assert "force_color: true } makes colour images" in str(e.value) and (not first or f"record '0000000{key}'" in str(e.value)), e.value
+    n = net(f"resize_param {{ height: 30 width: 30 }} force_color: true {mean}", batch=2, source=source)
+    assert [n.forward()["data"].shape for _ in range(2)] == [(2, 3, 30, 30)] * 2
+
+
+def test_images_of_one_size_need_no_resize_param() -> None:
+    n = net("", batch=2, source=pictures("same", (40, 50, 3), (40, 50, 3), (40, 50, 3), (30, 50, 3)))
+    assert n.forward()["data"].shape == (2, 3, 40, 50)
+    with pytest.raises(DataError, match="record '00000003' .* 30 x 50 pixels here, the batch began with 40 x 50\n  resize_param makes all"):
+        n.forward()
+
+
+@pytest.mark.parametrize("shape, size", [((40, 50), (20, 25)), ((50, 40), (25, 20)), ((10, 33), (20, 66)), ((20, 20), (20, 20)), ((7, 3), (46, 20))])
+def test_fit_small_size_keeps_the_shape(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """The smaller side is resize_param's, the other in proportion, cut to whole pixels (SSD's im_transforms); boxes keep their place."""
+    n = net("resize_param { resize_mode: FIT_SMALL_SIZE height: 20 width: 20 height_scale: 20 width_scale: 20 }", batch=1,
+            source=pictures("small", (*shape, 3), (*shape, 3)))
+    out = n.forward()
+    assert out["data"].shape == (1, 3, *size)
+    np.testing.assert_allclose(out["label"][0, 0, 0, 3:7], [0.25, 0.25, 0.75, 0.75])
+    other = brew.Net(parse("""layer { name: "d" type: "AnnotatedData" top: "data" top: "label" transform_param { resize_param { resize_mode: FIT_SMALL_SIZE
+        height: 20 width: 40 } } data_param { source: "small" batch_size: 2 } }""", pb.NetParameter()), brew.TEST)
+    height, width = other.forward()["data"].shape[2:]
+    assert (height, width) == ((20, int(20 * shape[1] / shape[0])) if shape[1] / shape[0] >= 2 else (int(40 / (shape[1] / shape[0])), 40))

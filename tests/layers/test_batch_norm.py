@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import brew
+from brew.engine.errors import NetError
 from brew.proto import parse, pb
 
 RNG = np.random.default_rng(6)
@@ -73,3 +74,20 @@ def test_moments_are_those_of_numpy_on_any_scale(device: str) -> None:
         axes, m = tuple(i for i in range(len(shape)) if i != 1), x.size // shape[1]
         np.testing.assert_allclose(n.params["bn"][0].data, x.astype(float).mean(axes), rtol=1e-6)
         np.testing.assert_allclose(n.params["bn"][1].data, x.astype(float).var(axes) * m / (m - 1), rtol=2e-3 if device in ("shim", "gpu") else 1e-4)
+
+
+@pytest.mark.parametrize("param, nvidia, fine", [
+    ("param { lr_mult: 1 }", True, True), ("param { lr_mult: 1 } param { lr_mult: 1 } param { lr_mult: 1 }", True, True), ("param { lr_mult: 0 }", True, True),
+    ("param { lr_mult: 1 }", False, False), ("param { lr_mult: 0 }", False, True)])
+def test_rates_of_statistics(param: str, nvidia: bool, fine: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """NVIDIA's fork, which scale_filler and the like say it is, sets them to 0 itself: one warning."""
+    mode = "batch_norm_param { scale_filler { value: 1 } bias_filler { value: 0 } }" if nvidia else ""
+    text = f"""layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: 2 dim: 3 dim: 2 dim: 2 }} }} }}
+               layer {{ name: "bn" type: "BatchNorm" bottom: "x" top: "y" {param} {mode} }}"""
+    if not fine:
+        with pytest.raises(NetError, match="its blobs are statistics: their lr_mult must be 0"):
+            brew.Net(parse(text, pb.NetParameter()), pb.TRAIN)
+        return
+    n = brew.Net(parse(text, pb.NetParameter()), pb.TRAIN)
+    assert [p.lr_mult for p in n.learnable] == [0, 0, 0, 1, 1][:5 if nvidia else 3]
+    assert caplog.text.count("their lr_mult is 0, whatever param says") == ("lr_mult: 1" in param)

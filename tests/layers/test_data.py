@@ -427,3 +427,12 @@ def test_a_damaged_leveldb_is_named() -> None:
     Path("level/CURRENT").write_text("nothing\n")
     with pytest.raises(DataError, match="level: the LevelDB cannot be opened"):
         net('data_param { source: "level" batch_size: 5 }')
+
+
+def test_a_database_that_this_program_has_open() -> None:
+    """LMDB opens none twice in a process: the message says what to do."""
+    write_database(Path("open_db"), [(b"0", pb.Datum(channels=1, height=1, width=1, data=b"1"))])
+    text = 'layer { name: "d" type: "Data" top: "x" data_param { source: "open_db" batch_size: 1 } }'
+    with lmdb.open("open_db", readonly=True), pytest.raises(DataError, match=r"open_db: .*\n  LMDB opens a database once in a process: call close\(\)"):
+        brew.Net(parse(text, pb.NetParameter()))
+    assert brew.Net(parse(text, pb.NetParameter())).forward()["x"][0, 0, 0, 0] == ord("1")

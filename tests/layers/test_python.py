@@ -1,6 +1,7 @@
 """Layers written in Python, as pycaffe has them."""
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,23 @@ def test_forward_backward_and_parameters(device: str) -> None:
 def test_its_exceptions_are_its_own() -> None:
     with pytest.raises(KeyError, match="mine"):
         net("Broken").forward()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from Python 3.11 on")
+@pytest.mark.parametrize("method", ["setup", "reshape", "forward", "backward"])
+def test_its_exceptions_say_of_which_layer_they_are(method: str) -> None:
+    body = {name: "        raise KeyError('mine')" if name == method else "        top[0].reshape(*bottom[0].shape)" if name == "reshape" else "        pass"
+            for name in ("setup", "reshape", "forward", "backward")}
+    text = "import brew\nclass Raises(brew.Layer):\n" + "\n".join(
+        f"    def {name}(self, {'top, down, bottom' if name == 'backward' else 'bottom, top'}):\n{line}" for name, line in body.items())
+    Path(f"raises_{method}.py").write_text(text)
+    Path("raises.prototxt").write_text(f"""force_backward: true layer {{ name: "in" type: "Input" top: "x" input_param {{ shape {{ dim: 2 }} }} }}
+        layer {{ name: "mine" type: "Python" bottom: "x" top: "y" python_param {{ module: "raises_{method}" layer: "Raises" }} }}""")
+    with pytest.raises(KeyError, match="mine") as e:
+        n = brew.Net("raises.prototxt", brew.TRAIN)
+        n.forward()
+        n.backward()
+    assert e.value.__notes__ == ['in layer "mine" (type "Python"), raises.prototxt:2:9']
 
 
 @pytest.mark.parametrize("phase", [brew.TRAIN, brew.TEST])

@@ -131,3 +131,20 @@ def test_each_regions_loss_is_a_top(device: str) -> None:
     each = -np.log(net.blobs["prob"].data[[0, 2], [1, 3]])
     np.testing.assert_allclose(net.blobs["each"].data, [each[0], 0, each[1]], rtol=1e-5)
     np.testing.assert_allclose(net.blobs["loss"].data, each.sum() / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("boxes, labels", [((5, 8, 1, 1), (5, 1, 1, 1)), ((5, 8), (5,))])
+def test_each_items_losses_add_up(boxes: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    """R-FCN's hard example mining adds the losses of class and box: both tops have one shape."""
+    shapes = " ".join(f"shape {{ {' '.join(f'dim: {d}' for d in shape)} }}" for shape in ((5, 4, *boxes[2:]), labels, boxes, boxes))
+    n = brew.Net(parse(f"""layer {{ name: "in" type: "Input" top: "score" top: "label" top: "box" top: "target" input_param {{ {shapes} }} }}
+        layer {{ name: "class" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" top: "c" top: "p" top: "each_c" loss_weight: 0 loss_weight: 0 loss_weight: 0 }}
+        layer {{ name: "bbox" type: "SmoothL1Loss" bottom: "box" bottom: "target" top: "b" top: "each_b" loss_weight: 0 loss_weight: 0 }}
+        layer {{ name: "sum" type: "Eltwise" bottom: "each_c" bottom: "each_b" top: "each" }}""", pb.NetParameter()), brew.TRAIN)
+    rng = np.random.default_rng(0)
+    for name in ("score", "box", "target"):
+        n.blobs[name].data[...] = rng.normal(size=n.blobs[name].shape)
+    out = n.forward()
+    each_c, each_b = n.blobs["each_c"].data, n.blobs["each_b"].data
+    assert out["each"].shape == labels and n.blobs["b"].data == pytest.approx(each_b.sum() / 5)
+    np.testing.assert_allclose(out["each"], each_c + each_b, rtol=1e-6)

@@ -323,3 +323,21 @@ def test_what_drawings_say() -> None:
     assert "(AVE Pooling)" in caffe.draw.get_layer_label(pool, "LR") and caffe.draw.get_edge_label(pool) == '""'
     assert caffe.draw.get_pooling_types_dict() == {0: "MAX", 1: "AVE", 2: "STOCHASTIC"}
     assert re.fullmatch("#[0-9a-f]{6}", caffe.draw.choose_color_by_layertype("Pooling")) != caffe.draw.choose_color_by_layertype("?")
+
+
+@pytest.mark.parametrize("blob", [pb.BlobProto(), pb.BlobProto(num=2), pb.BlobProto(data=[1.0]), pb.BlobProto(data=[1.0], shape=pb.BlobShape(dim=[-1])),
+                                  pb.BlobProto(raw_data=b"123", raw_data_type=pb.FLOAT16), pb.BlobProto(double_data=[1.0], shape=pb.BlobShape(dim=[2]))])
+@pytest.mark.parametrize("diff", [False, True])
+def test_a_blob_without_an_array_is_a_value_error_of_brew(blob: pb.BlobProto, diff: bool) -> None:
+    if blob == pb.BlobProto(data=[1.0]) and not diff:
+        assert caffe.io.blobproto_to_array(blob).shape == ()
+        return
+    with pytest.raises(ValueError, match="a blob"):
+        caffe.io.blobproto_to_array(blob, diff)
+    assert caffe.io.blobproto_to_array(pb.BlobProto(shape=pb.BlobShape(dim=[0, 3]))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3), np.zeros(0), np.zeros((4, 2)), np.zeros((2, 2)), np.float32(1), np.zeros(5)])
+def test_too_few_or_too_many_labels_are_named(made: dict[str, Any], labels: Any) -> None:
+    with pytest.raises(brew.BrewError, match=r"takes one label for each of the 4 items, found|must be a C-contiguous array"):
+        made["net"].set_input_arrays(np.ones((4, 3, 4, 4), np.float32), np.asarray(labels, np.float32))

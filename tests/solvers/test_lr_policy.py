@@ -45,3 +45,14 @@ def test_what_is_missing_is_named(fields: dict[str, object], message: str) -> No
     with pytest.raises(SolverError) as e:
         check(pb.SolverParameter(**fields), "solver.prototxt")  # type: ignore[arg-type]
     assert str(e.value).startswith(f"solver.prototxt: {message}")
+
+
+def test_a_sigmoid_may_fall_and_never_overflows(caplog: pytest.LogCaptureFixture) -> None:
+    """DIGITS always writes a negative gamma."""
+    p = param(lr_policy="sigmoid", gamma=-0.1)
+    check(p)
+    assert 'gamma is -0.1: with lr_policy "sigmoid" the rate falls' in caplog.text
+    for i in (0, 9, 10, 11, 100):
+        assert rate(p, i) == pytest.approx(0.5 / (1 + exp(0.1 * (i - 10))), rel=1e-5)
+    for gamma, i, wanted in ((-1, 10**6, 0), (1, 10**6, 0.5), (-1, 0, 0.5), (1000, 0, 0)):
+        assert rate(param(lr_policy="sigmoid", gamma=gamma, stepsize=1000), i) == pytest.approx(wanted, abs=1e-6)
