@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Sequence
 
 
+# What every program of Caffe takes from glog, and what it does not change here: the log always goes to stderr.
+GLOG = re.compile(r"--?(no)?(also)?(logtostderr|colorlogtostderr|log_prefix|logbuflevel|logbufsecs|log_dir|log_link|log_backtrace_at|max_log_size"
+                  r"|stderrthreshold|stop_logging_if_full_disk|v|vmodule|minloglevel|symbolize_stacktrace|drop_log_memory)(=.*)?")
 TRUTHS = re.compile(r"--?(?P<no>no)?(?P<name>gray|shuffle|check[-_]size|encoded)(?:=(?P<value>.*))?")
 
 
@@ -14,9 +18,14 @@ PYTHON = {"action": "store_true",
 
 
 def as_switches(argv: Sequence[str]) -> list[str]:
-    """Flags as gflags takes them (--gray=true, --gray=0, --nogray) as argparse does: there, or not."""
+    """Flags as gflags takes them (--gray=true, --gray=0, --nogray) as argparse does: there, or not. Those of glog are left out."""
     result = []
     for word in argv:
+        glog = GLOG.fullmatch(word)
+        if glog:
+            if glog[3] == "minloglevel" and glog[4]:
+                os.environ["GLOG_minloglevel"] = glog[4][1:]
+            continue
         found = TRUTHS.fullmatch(word)
         value = (found["value"] or "true").lower() if found else ""
         if not found or value not in ("true", "t", "yes", "1", "false", "f", "no", "0"):
@@ -152,3 +161,18 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     run.usage = "brew run [-no_gpu warn] [-gpu ID] [-threads N] SCRIPT ARGUMENTS, or -m MODULE ARGUMENTS"
     link = tool("install-caffe", ("caffe_scripts", "install_caffe"), "let `import caffe` give brew in this Python environment", "brew install-caffe")
     flag(link, "remove", action="store_true", help="take it away again")
+    wrappers = tool("install-tools", ("wrappers", "install_tools"), "write Caffe's programs under their own names, for scripts that call them", "brew install-tools build",
+                    folder="what Caffe calls build: programs go to FOLDER/tools and FOLDER/examples")
+    wrappers.epilog += "; ./build/tools/caffe train --solver=solver.prototxt"                   # type: ignore[operator]
+
+    for name, what in (("convert_mnist_data", "make a database of files in MNIST's format"),
+                       ("convert_mnist_siamese_data", "make a database of pairs of pictures in MNIST's format")):
+        p = tool(name, ("example_tools", name), what, f"brew {name} train-images-idx3-ubyte train-labels-idx1-ubyte mnist_train_lmdb",
+                 images="the IDX file of images, packed with gzip or not", labels="the IDX file of labels", database="the database to make")
+        flag(p, "backend", default="lmdb", help="lmdb (default) or leveldb")
+    flag(p, "seed", type=int, default=-1, help="of the pairs (default: drawn, and shown)")
+    tool("convert_cifar_data", ("example_tools", "convert_cifar_data"), "make databases of CIFAR-10's binary files", "brew convert_cifar_data cifar-10-batches-bin . lmdb",
+         input="the folder of data_batch_1.bin to 5 and test_batch.bin", output="the folder to make cifar10_train_DB and cifar10_test_DB in", db_type="lmdb or leveldb")
+    tool("classification", ("example_tools", "classification"), "print the best classes of a picture",
+         "brew classification deploy.prototxt network.caffemodel mean.binaryproto labels.txt img.jpg", model="the deploy prototxt", weights="the caffemodel",
+         mean="the mean file, a binaryproto", labels="the names of the classes, one a line", image="the picture")

@@ -89,6 +89,14 @@ def _pairs(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples
     return np.concatenate([images, images[other]], axis=1), (labels == labels[other]).astype(np.uint8)
 
 
+def read_cifar(data: bytes, name: str) -> Samples:
+    """(n, 3, 32, 32) and (n) of a binary batch of CIFAR-10: records of a label and 3072 bytes of RGB planes. Raises DataError."""
+    if not data or len(data) % 3073:
+        raise DataError(f"a CIFAR-10 batch has 3073 bytes a record; {len(data)} bytes are no whole number of them", Position(name))
+    rows = np.frombuffer(data, np.uint8).reshape(-1, 3073)
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+
+
 def _cifar(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples:
     """The binary batches (label, then 3072 bytes of RGB planes), or packs of JPEGs of the same names."""
     names = [n for n in spec.files if ("test" in n) != train]
@@ -100,11 +108,9 @@ def _cifar(spec: DataSet, fetch: Callable[[str], bytes], train: bool) -> Samples
             images.append(np.stack([image for _, image in part]))
             labels.append(np.array([label for label, _ in part], np.uint8))
             continue
-        if not data or len(data) % 3073:
-            raise DataError(f"a CIFAR-10 batch has 3073 bytes a record; {len(data)} bytes are no whole number of them", Position(name))
-        rows = np.frombuffer(data, np.uint8).reshape(-1, 3073)
-        images.append(rows[:, 1:].reshape(-1, 3, 32, 32))
-        labels.append(rows[:, 0])
+        pixels, numbers = read_cifar(data, name)
+        images.append(pixels)
+        labels.append(numbers)
     return np.concatenate(images), np.concatenate(labels)
 
 

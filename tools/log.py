@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -21,10 +22,11 @@ class GlogFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send the log of brew to stderr."""
+    """Send the log of brew to stderr, from this level on, or from glog's GLOG_minloglevel (0 info, 1 warnings, 2 errors) if it is higher."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(GlogFormatter())
-    handler.setLevel(level)
+    least = os.environ.get("GLOG_minloglevel", "")
+    handler.setLevel(max(level, {"1": logging.WARNING, "2": logging.ERROR, "3": logging.CRITICAL}.get(least, level)))
     _use([handler])
 
 

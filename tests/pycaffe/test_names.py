@@ -325,7 +325,7 @@ def test_what_drawings_say() -> None:
     assert re.fullmatch("#[0-9a-f]{6}", caffe.draw.choose_color_by_layertype("Pooling")) != caffe.draw.choose_color_by_layertype("?")
 
 
-@pytest.mark.parametrize("blob", [pb.BlobProto(), pb.BlobProto(num=2), pb.BlobProto(data=[1.0]), pb.BlobProto(data=[1.0], shape=pb.BlobShape(dim=[-1])),
+@pytest.mark.parametrize("blob", [pb.BlobProto(), pb.BlobProto(data=[1.0]), pb.BlobProto(data=[1.0], shape=pb.BlobShape(dim=[-1])),
                                   pb.BlobProto(raw_data=b"123", raw_data_type=pb.FLOAT16), pb.BlobProto(double_data=[1.0], shape=pb.BlobShape(dim=[2]))])
 @pytest.mark.parametrize("diff", [False, True])
 def test_a_blob_without_an_array_is_a_value_error_of_brew(blob: pb.BlobProto, diff: bool) -> None:

@@ -289,6 +289,17 @@ device_query -gpu 99 | there
 
 download_model out | NO_FILE
 
+convert_mnist_data gone labels.idx out/db | NO_FILE
+convert_mnist_data net.prototxt net.prototxt out/db | this is no IDX file of bytes
+convert_mnist_data net.prototxt net.prototxt out/db --backend=sqlite | lmdb or leveldb
+convert_mnist_data net.prototxt net.prototxt taken | something here already
+convert_mnist_siamese_data net.prototxt net.prototxt out/db | this is no IDX file of bytes
+convert_cifar_data pictures out lmdb | NO_FILE
+convert_cifar_data pictures out sqlite | lmdb or leveldb
+classification gone w.caffemodel mean.binaryproto windows.csv pictures/a.png | NO_FILE
+classification net.prototxt gone mean.binaryproto windows.csv pictures/a.png | NO_FILE
+install-tools net.prototxt | cannot be written: Not a directory
+
 run gone.py | there is no such script
 run -no_gpu perhaps gone.py | invalid choice
 install-caffe -remvoe | unrecognized arguments: -remvoe
