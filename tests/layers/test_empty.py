@@ -141,7 +141,7 @@ def doubler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run(net: brew.Net, case: Case, n: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Forward and backward with n items; (tops, gradients of parameters)."""
-    rng, layer = np.random.default_rng(7), net.layers[-1]
+    rng, layer = np.random.default_rng(7), net.nodes[-1]
     bottoms, tops = net.bottoms[-1], net.tops[-1]
     for i, (blob, shape) in enumerate(zip(bottoms, case.shapes(n))):
         blob.reshape(*shape)
@@ -173,7 +173,7 @@ def test_layers_that_read_records_need_a_batch(name: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_items_add_nothing(case: Case, device: str) -> None:
     net = one_layer_net(case.layer, *case.shapes(2))
-    blobs = net.layers[-1].blobs
+    blobs = net.nodes[-1].blobs
     more, _ = run(net, case, 4)
     net.clear_param_diffs()
     tops, gradients = run(net, case, 2)
@@ -187,7 +187,7 @@ def test_no_items_add_nothing(case: Case, device: str) -> None:
     assert all(np.isfinite(top).all() for top in empty)
     assert [blob.diff.shape for blob in net.bottoms[-1]] == case.shapes(0)
     assert all((blob.diff == 0).all() for blob in net.bottoms[-1])
-    assert not net.layers[-1].is_loss or empty[0] == 0
+    assert not net.nodes[-1].is_loss or empty[0] == 0
     again, gradients_again = run(net, case, 2)
     assert same(gradients_again, gradients), "the first half of an iteration of two"
     assert same(again, tops)
@@ -241,7 +241,7 @@ def test_no_steps_leave_the_states_as_they_are(kind: str, states: int, device: s
     net.forward()
     assert net.blobs["y0"].shape == (0, 2, 3) and same([net.blobs[f"y{i + 1}"].data for i in range(states)], given)
     net.backward()
-    assert all((blob.diff == 0).all() for blob in net.layers[-1].blobs)
+    assert all((blob.diff == 0).all() for blob in net.nodes[-1].blobs)
 
 
 @pytest.mark.parametrize("layer, shapes, message", [
