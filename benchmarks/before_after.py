@@ -1,9 +1,10 @@
 """Steps of this checkout beside those of another (say, the commit before a change): is anything slower?
 
-    git worktree add ../before COMMIT && <compile it> && python benchmarks/before_after.py ../before [--rounds 30] [lenet ...]
+    git worktree add ../before COMMIT && <compile it>
+    python benchmarks/before_after.py ../before [--rounds 30] [lenet ...]
 
-Each side is a process of its own; rounds are interleaved, and which side begins alternates. A ratio is the median over rounds of
-after / before; in brackets its 95 % confidence interval, from order statistics of the rounds.
+Each side is a process of its own; rounds are interleaved, and which side begins alternates. A ratio is the median over
+rounds of after / before; in brackets its 95 % confidence interval, from order statistics of the rounds.
 """
 from __future__ import annotations
 
@@ -30,10 +31,10 @@ def workloads(names: list[str]) -> dict[str, tuple[Callable[[], object], int, fl
     from brew.proto import pb
     found: dict[str, tuple[Callable[[], object], int, float]] = {}
     for kinds, length, steps in [(["InnerProduct"], 2, 200), *((kinds, 100, 10) for kinds in CHAINS)]:
-        solver = brew.get_solver(pb.SolverParameter(net_param=chain(kinds, length), base_lr=1e-6, lr_policy="fixed", momentum=0.9,
-                                                    weight_decay=0.0005, random_seed=1))
+        solver = brew.get_solver(pb.SolverParameter(
+            net_param=chain(kinds, length), base_lr=1e-6, lr_policy="fixed", momentum=0.9, weight_decay=0.0005, random_seed=1))
         solver.net.blobs["data"].data[...] = 1
-        if length == 2:                                        # each step a call of its own: what entering the solver costs
+        if length == 2:                             # each step a call of its own: what entering the solver costs
             found["2 tiny layers, step(1)"] = lambda solver=solver: [solver.step(1) for _ in range(200)], steps, 1e-6
         else:
             found[f"{length} x {', '.join(kinds)}"] = lambda solver=solver, n=steps: solver.step(n), steps, 1e-6
@@ -60,7 +61,7 @@ def work(names: list[str], threads: int) -> None:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of the median: order statistics about 0.98 sqrt(n) ranks to both sides of the middle."""
+    """The 95 % confidence interval of the median: order statistics 0.98 sqrt(n) ranks to both sides of the middle."""
     values, reach = sorted(values), 0.98 * len(values) ** 0.5
     middle = (len(values) - 1) / 2
     return values[max(0, int(middle - reach))], values[min(len(values) - 1, int(middle + reach + 0.999))]
@@ -82,7 +83,8 @@ def main() -> None:
     for checkout in (Path(args.before), ROOT):
         environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "src")}
         command = [sys.executable, __file__, str(args.before), *nets, "--threads", str(args.threads), "--work"]
-        sides.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment))
+        pipe = subprocess.PIPE
+        sides.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
     names = [side.stdout.readline().rstrip("\n").split("\t") for side in sides][0]   # type: ignore[union-attr]
 
     def ask(side: subprocess.Popen[str], name: str) -> tuple[float, str]:
@@ -101,8 +103,8 @@ def main() -> None:
                 times[k].append(value)
         ratios = [after / before for before, after in zip(*times)]
         low, high = interval(ratios)
-        print(f"| {name} | {median(times[0]):.4g} {unit} | {median(times[1]):.4g} {unit} | {median(ratios):.3f} ({low:.3f} to {high:.3f}) |",
-              flush=True)
+        print(f"| {name} | {median(times[0]):.4g} {unit} | {median(times[1]):.4g} {unit} | {median(ratios):.3f} "
+              f"({low:.3f} to {high:.3f}) |", flush=True)
     for side in sides:
         side.stdin.close()                                     # type: ignore[union-attr]
         side.wait()

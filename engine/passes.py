@@ -45,8 +45,8 @@ def filter_layers(net: pb.NetParameter) -> pb.NetParameter:
 
 
 def left_out(net: pb.NetParameter) -> dict[str, str]:
-    """{blob: the layer that would make it, and the rules for which it is not there} of the layers that filter_layers leaves
-    out of `net`."""
+    """{blob: the layer that would make it, and the rules for which it is not there} of the layers that filter_layers
+    leaves out of `net`."""
     kept = {layer.name for layer in filter_layers(net).layer}
     found: dict[str, str] = {}
     for layer in net.layer:
@@ -65,8 +65,9 @@ def check_connections(net: pb.NetParameter, elsewhere: Mapping[str, str] = {}) -
     for layer in net.layer:
         for i, name in enumerate(layer.bottom):
             if name not in made:
-                hint = f"\n  {elsewhere[name]}" if name in elsewhere else f'\n  blobs made so far: {", ".join(made) or "none"}{nearest(name, made)}'
-                problems.append((layer, f'reads blob "{name}" (bottom {i}), which no layer above it makes{hint}', f"bottom[{i}]", name))
+                hint = elsewhere.get(name) or f'blobs made so far: {", ".join(made) or "none"}{nearest(name, made)}'
+                problems.append((layer, f'reads blob "{name}" (bottom {i}), which no layer above it makes\n  {hint}',
+                                 f"bottom[{i}]", name))
                 made[name] = None
         for i, name in enumerate(layer.top):
             in_place = i < len(layer.bottom) and layer.bottom[i] == name
@@ -100,7 +101,8 @@ def insert_splits(net: pb.NetParameter, elsewhere: Mapping[str, str] = {}) -> pb
             in_place = j < len(layer.top) and layer.top[j] == name
             maker, number = net.layer[source[i, j][0]], source[i, j][1]
             weighted = number < len(maker.loss_weight) and maker.loss_weight[number]
-            reader = f'the loss counts with loss_weight {weighted:g} of layer "{maker.name}"' if weighted else "another bottom reads as it was"
+            reader = (f'the loss counts with loss_weight {weighted:g} of layer "{maker.name}"' if weighted
+                      else "another bottom reads as it was")
             require(not in_place or uses[source[i, j]] == 1, layer, f'rewrites blob "{name}" in place, which {reader}'
                     "\n  give the top another name", f"top[{j}]")
     result = pb.NetParameter()

@@ -124,11 +124,11 @@ def _values(proto: pb.BlobProto, part: str) -> np.ndarray:
     raw, kind = getattr(proto, f"raw_{part}"), getattr(proto, f"raw_{part}_type")
     if not raw:
         return np.array(getattr(proto, f"double_{part}") or getattr(proto, part), dtype=np.float32)
-    if kind not in RAW or not proto.HasField(f"raw_{part}_type"):
-        raise WeightsError(f"a blob has raw_{part} of the type {pb.Type.Name(kind) if proto.HasField(f'raw_{part}_type') else 'unknown'}, "
-                           "and weights are FLOAT, FLOAT16 or DOUBLE")
+    name = pb.Type.Name(kind) if proto.HasField(f"raw_{part}_type") else "unknown"
+    if name == "unknown" or kind not in RAW:
+        raise WeightsError(f"a blob has raw_{part} of the type {name}, and weights are FLOAT, FLOAT16 or DOUBLE")
     if len(raw) % np.dtype(RAW[kind]).itemsize:
-        raise WeightsError(f"a blob has {len(raw)} bytes of raw_{part}, which are no whole number of {pb.Type.Name(kind)}")
+        raise WeightsError(f"a blob has {len(raw)} bytes of raw_{part}, which are no whole number of {name}")
     return np.frombuffer(raw, RAW[kind]).astype(np.float32)
 
 
@@ -145,7 +145,8 @@ def to_array(proto: pb.BlobProto, diff: bool = False) -> np.ndarray:
 
 
 def to_half(array: np.ndarray) -> pb.BlobProto:
-    """A BlobProto of half-precision values, as NVIDIA's fork stores them. Raises WeightsError for values that do not fit."""
+    """A BlobProto of half-precision values, as NVIDIA's fork stores them. Raises WeightsError for values that do not
+    fit."""
     with np.errstate(over="ignore"):
         half = np.asarray(array, np.float32).astype("<f2")
     if not np.isfinite(half[np.isfinite(array)]).all():

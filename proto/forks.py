@@ -1,10 +1,10 @@
 """What forks of Caffe write into prototxts, and what becomes of it: translated, passed over with a warning, or refused.
 
-forks.proto has the fields and enum values that published forks declare, with their types. They are part of brew_pb2, so that
-every reader of protobuf takes them, and never part of what a net is built from. What changes only speed, memory, logs or
-which variations of a picture a training sees is passed over. What changes the net, its results or the course of a training
-is refused, unless its value is the one that changes nothing. A layer whose type only a fork has is refused by its type,
-later; its parameters must not hide that behind another error.
+forks.proto has the fields and enum values that published forks declare, with their types. They are part of brew_pb2, so
+that every reader of protobuf takes them, and never part of what a net is built from. What changes only speed, memory,
+logs or which variations of a picture a training sees is passed over. What changes the net, its results or the course of
+a training is refused, unless its value is the one that changes nothing. A layer whose type only a fork has is refused
+by its type, later; its parameters must not hide that behind another error.
 """
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, f
         dense_crf_param domain_transform_param down_sampling_param image_seg_data_param mat_read_param mat_write_param
         softmaxloss_param strict_dim""",
     "BatchNormParameter": "icnet",
-    "ConvolutionParameter": "cudnn_fwd_algo filter_group kernel_depth quantization_param temporal_pad temporal_stride tf_pad",
+    "ConvolutionParameter": """
+        cudnn_fwd_algo filter_group kernel_depth quantization_param temporal_pad temporal_stride tf_pad""",
     "DataParameter": "random_skip show_data",
     "EltwiseParameter": "fusion_type",
     "ImageDataParameter": """
-        clip_max clip_min has_label is_flow mean_value new_length num_truth_channels pair_size sampling_rate show_data truth_scale
-        use_byte_input use_image use_label use_temporal_jitter""",
+        clip_max clip_min has_label is_flow mean_value new_length num_truth_channels pair_size sampling_rate
+        show_data truth_scale use_byte_input use_image use_label use_temporal_jitter""",
     "LRNParameter": "local_size_w",
     "MemoryDataParameter": "share_in_parallel source",
     "NetParameter": "bn_scale_merge bn_scale_remove eltwise_relu",
@@ -45,60 +46,112 @@ FIELDS: dict[str, frozenset[str]] = {name: frozenset(fields.split()) for name, f
 }.items()}
 
 # Families of names, of which each version of a fork has some.
-FAMILIES = {"LayerParameter": r"(yolo|mn_|detectnet_|label_specific_)\w*_param", "DataParameter": r"\w*(threads|cache)",
-            "ImageDataParameter": r"\w*(threads|cache)|face_\w+", "NetParameter": r"default_\w+(type|math|override)|\w*mem_sharing",
-            "SolverParameter": r"larc_\w+",
-            "TransformationParameter": r"\w*rand_resize\w*|(vertical|horizontal)_stretch_\w+|random_\w+_param|interpolation_algo_\w+"}
+FAMILIES = {
+    "LayerParameter": r"(yolo|mn_|detectnet_|label_specific_)\w*_param", "DataParameter": r"\w*(threads|cache)",
+    "ImageDataParameter": r"\w*(threads|cache)|face_\w+", "SolverParameter": r"larc_\w+",
+    "NetParameter": r"default_\w+(type|math|override)|\w*mem_sharing",
+    "TransformationParameter":
+        r"\w*rand_resize\w*|(vertical|horizontal)_stretch_\w+|random_\w+_param|interpolation_\w+"}
 
-# What is refused, and why.
+# What is refused, and why: reason -> message -> fields.
+REASONS = {
+    'it sets the learning rate, which lr_policy "multistep" does here': {
+        "SolverParameter": "stagelr stageiter vstep_lr vstep_size stepearly",
+    },
+    "it changes the learning rate, as warmup_iter and warmup_start_lr do here": {
+        "SolverParameter": "rampup_interval rampup_lr warmup_start_ratio min_lr_ratio",
+    },
+    'it adapts the rate of each layer, as type: "LARS" does here': {
+        "SolverParameter": "larc local_lr_auto",
+    },
+    "it changes momentum or weight decay during the training": {
+        "SolverParameter": "momentum_policy weight_decay_policy",
+    },
+    "it changes which weights are trained, or how far": {
+        "SolverParameter": "clamp_weights_lower clamp_weights_upper clip_weights disabled_update group_id",
+    },
+    "it fuses another layer into this one: write that layer out": {
+        "ConvolutionParameter": "relu fusion_type coeff",
+        "InnerProductParameter": "relu",
+        "BatchNormParameter": "relu",
+    },
+    "it changes what the layer computes": {
+        "ConvolutionParameter": "shape_offset tf_pad kernel_depth temporal_pad temporal_stride",
+        "InnerProductParameter": "normalize",
+        "BatchNormParameter": "filler disable_mean disable_variance",
+        "DropoutParameter": "sqrt_scale sample_weights_test",
+        "ELUParameter": "lambda",
+        "FillerParameter": "scale alpha diag_val",
+        "PoolingParameter": """
+            torch_pooling pad_3d kernel_size_3d stride_3d avg_include_pad axis blobs_lr kernel_depth temporal_pad
+            temporal_stride""",
+        "ScaleParameter": "min_value max_value",
+        "SoftmaxParameter":
+            "hard_ratio class_weight hard_mining_label cutting_point normalize_type label_smooth_factor",
+        "ReductionParameter": "k",
+        "ReshapeParameter": "pixelshuffler",
+        "ROIPoolingParameter": "pooled_size",
+        "NormalizeParameter": "normalize_type fix_gradient bp_norm",
+        "MultiBoxLossParameter": "ignore_difficult_gt objectness_score",
+        "CTCLossParameter":
+            "output_delay blank_index preprocess_collapse_repeated ctc_merge_repeated loss_calculation_t",
+        "EltwiseParameter": "fusion_type",
+        "LRNParameter": "local_size_w",
+    },
+    "it changes which values the layer reads": {
+        "DataParameter": """
+            encoding slice_point subtract task_class_num limit_samples preselection_file preselection_label
+            range_start range_end""",
+        "ImageDataParameter":
+            "label_type regression task_class_num balance_class label_cut_start label_cut_end new_dim",
+        "MemoryDataParameter": "transpose label_size",
+        "TransformationParameter": """
+            fix_crop more_fix_crop multi_scale original_image is_flow stride upper_size upper_height upper_width
+            bgr2rgb cvt_bgr2rgb pad""",
+    },
+}
 REFUSED: dict[str, dict[str, str]] = {}
-for _reason, _names in {
-    'it sets the learning rate, which lr_policy "multistep" does here': "SolverParameter: stagelr stageiter vstep_lr vstep_size stepearly",
-    "it changes the learning rate, as warmup_iter and warmup_start_lr do here":
-        "SolverParameter: rampup_interval rampup_lr warmup_start_ratio min_lr_ratio",
-    'it adapts the rate of each layer, as type: "LARS" does here': "SolverParameter: larc local_lr_auto",
-    "it changes momentum or weight decay during the training": "SolverParameter: momentum_policy weight_decay_policy",
-    "it changes which weights are trained, or how far": "SolverParameter: clamp_weights_lower clamp_weights_upper clip_weights disabled_update group_id",
-    "it fuses another layer into this one: write that layer out":
-        "ConvolutionParameter: relu fusion_type coeff; InnerProductParameter: relu; BatchNormParameter: relu",
-    "it changes what the layer computes": """
-        BatchNormParameter: filler disable_mean disable_variance; ConvolutionParameter: shape_offset tf_pad kernel_depth temporal_pad temporal_stride; InnerProductParameter: normalize;
-        DropoutParameter: sqrt_scale sample_weights_test; ELUParameter: lambda; FillerParameter: scale alpha diag_val;
-        PoolingParameter: torch_pooling pad_3d kernel_size_3d stride_3d avg_include_pad axis blobs_lr kernel_depth temporal_pad temporal_stride;
-        ScaleParameter: min_value max_value; SoftmaxParameter: hard_ratio class_weight hard_mining_label cutting_point normalize_type label_smooth_factor;
-        ReductionParameter: k; ReshapeParameter: pixelshuffler; ROIPoolingParameter: pooled_size; NormalizeParameter: normalize_type fix_gradient bp_norm;
-        MultiBoxLossParameter: ignore_difficult_gt objectness_score; CTCLossParameter: output_delay blank_index preprocess_collapse_repeated
-        ctc_merge_repeated loss_calculation_t; EltwiseParameter: fusion_type; LRNParameter: local_size_w""",
-    "it changes which values the layer reads": """
-        DataParameter: encoding slice_point subtract task_class_num limit_samples preselection_file preselection_label range_start range_end;
-        ImageDataParameter: label_type regression task_class_num balance_class label_cut_start label_cut_end new_dim; MemoryDataParameter: transpose label_size;
-        TransformationParameter: fix_crop more_fix_crop multi_scale original_image is_flow stride upper_size upper_height upper_width bgr2rgb
-        cvt_bgr2rgb pad""",
-}.items():
-    for _group in _names.split(";"):
-        _message, _, _fields = _group.partition(":")
-        REFUSED.setdefault(_message.strip(), {}).update(dict.fromkeys(_fields.split(), _reason))
+for _reason, _messages in REASONS.items():
+    for _message, _fields in _messages.items():
+        REFUSED.setdefault(_message, {}).update(dict.fromkeys(_fields.split(), _reason))
 
 # Fields that may be given once here and several times in a fork.
-REPEATED = {("TransformationParameter", "resize_param"): "YOLO", ("SolverParameter", "device_id"): "TSN", ("Datum", "label"): "caffe_ocr"}
+REPEATED = {("TransformationParameter", "resize_param"): "YOLO", ("SolverParameter", "device_id"): "TSN",
+            ("Datum", "label"): "caffe_ocr"}
 
 # Layer types of forks that brew does not have.
 TYPES = {name: fork for fork, names in {
-    "SSD": "VideoData", "NVIDIA's Caffe": "DetectNetTransformation L1Loss TRT", "Intel's Caffe": "BoxData EvalDetection MKLBatchNorm MnActivation "
-    "RegionLoss SpatialDropout", "DeepLab": "AdaptiveBiasChannel BiasChannel DenseCRF DomainTransform DomainTransformForwardOnly ImageSegData MatRead "
-    "MatWrite SpatialProduct UniqueLabel", "caffe-yolo": "DetectionLoss EvalDetection", "MobileNet-YOLO": "AssistedExcitation GaussianYolov3 LaneData "
-    "SegmentationEvaluate YoloDetectionOutput YoloSeg Yolov3 Yolov3DetectionOutput", "SegNet": "DenseImageData", "TSN": "BatchReduction Gather "
-    "Scatter SegData", "FlowNet2": "Accum BlackAugmentation ChannelNorm Correlation Correlation1D CustomData DataAugmentation DisparityData Downsample "
-    "FLOWriter FloatReader FloatWriter FlowAugmentation FlowWarp GenerateAugmentationParameters ImgReader ImgWriter LpqLoss Mean NegReLU PFMWriter "
-    "Resample", "caffe-windows": "Arccos BatchContrastiveLoss CenterLoss ChannelScale ConfidencePenaltyLoss CorrelationLoss Cosine FCNAccuracy Flip "
-    "FocalLoss GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin Gram Hotspot InnerDistance Insanity LabelSpecificAdd "
-    "LabelSpecificAffine LabelSpecificHardMargin LabelSpecificMargin LabelSpecificRescale LargeMarginInnerProduct Local MarginInnerProduct "
-    "MovingNormalize MultiLabelImageData NCALoss Noise Pairwise PredictBox Proposal Resize Slope SoftContrastiveLoss SoftTruncation SubRegion "
-    "Transformer TripletLoss Truncation", "caffe_ocr": "DenseBlock Lstm ReverseTime SoftmaxWithLossMultiLabel",
-    "warpctc-caffe": "ContinuationIndicator LabelsequenceAccuracy", "Ristretto": "ConvolutionRistretto DeconvolutionRistretto FcRistretto "
-    "LRNRistretto", "C3D": "BlackHole Convolution3D Deconvolution3D DownSampling EltwiseProduct L2Normalize Pooling3D "
-    "VideoSegmentationData VideoWithVoxelTruthData VolumeData VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss", "Intel's and others": "SeLu SeLuDropout"}.items()
-    for name in names.split()}
+    "SSD": "VideoData",
+    "NVIDIA's Caffe": "DetectNetTransformation L1Loss TRT",
+    "Intel's Caffe": "BoxData MKLBatchNorm MnActivation RegionLoss SpatialDropout",
+    "caffe-yolo": "DetectionLoss EvalDetection",
+    "DeepLab": """
+        AdaptiveBiasChannel BiasChannel DenseCRF DomainTransform DomainTransformForwardOnly ImageSegData MatRead
+        MatWrite SpatialProduct UniqueLabel""",
+    "MobileNet-YOLO": """
+        AssistedExcitation GaussianYolov3 LaneData SegmentationEvaluate YoloDetectionOutput YoloSeg Yolov3
+        Yolov3DetectionOutput""",
+    "SegNet": "DenseImageData",
+    "TSN": "BatchReduction Gather Scatter SegData",
+    "FlowNet2": """
+        Accum BlackAugmentation ChannelNorm Correlation Correlation1D CustomData DataAugmentation DisparityData
+        Downsample FLOWriter FloatReader FloatWriter FlowAugmentation FlowWarp GenerateAugmentationParameters
+        ImgReader ImgWriter LpqLoss Mean NegReLU PFMWriter Resample""",
+    "caffe-windows": """
+        Arccos BatchContrastiveLoss CenterLoss ChannelScale ConfidencePenaltyLoss CorrelationLoss Cosine FCNAccuracy
+        Flip FocalLoss GeneralContrastiveLoss GeneralTripletLoss GlobalLSEMargin Gram Hotspot InnerDistance Insanity
+        LabelSpecificAdd LabelSpecificAffine LabelSpecificHardMargin LabelSpecificMargin LabelSpecificRescale
+        LargeMarginInnerProduct Local MarginInnerProduct MovingNormalize MultiLabelImageData NCALoss Noise Pairwise
+        PredictBox Proposal Resize Slope SoftContrastiveLoss SoftTruncation SubRegion Transformer TripletLoss
+        Truncation""",
+    "caffe_ocr": "DenseBlock Lstm ReverseTime SoftmaxWithLossMultiLabel",
+    "warpctc-caffe": "ContinuationIndicator LabelsequenceAccuracy",
+    "Ristretto": "ConvolutionRistretto DeconvolutionRistretto FcRistretto LRNRistretto",
+    "C3D": """
+        BlackHole Convolution3D Deconvolution3D DownSampling EltwiseProduct L2Normalize Pooling3D
+        VideoSegmentationData VideoWithVoxelTruthData VolumeData VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss""",
+    "Intel's and others": "SeLu SeLuDropout",
+}.items() for name in names.split()}
 
 
 def _dilate(*fields: str) -> Callable[[Any, str], None]:
@@ -128,15 +181,17 @@ ALIASES: dict[str, dict[str, tuple[str, Callable[[Any, str], None]]]] = {
 ENGINES = {"MKL2017", "MKLDNN", "CAFFE_MKL", "GREENTEA", "LIBDNN"}
 
 # Types that only forks have in their V1 enum, and the type string that the same layer has today.
-V1_TYPES = {"CONVOLUTION3D": "Convolution3D", "DENSE_CRF": "DenseCRF", "DOMAIN_TRANSFORM": "DomainTransform",
-            "IMAGE_SEG_DATA": "ImageSegData", "INTERP": "Interp", "MAT_READ": "MatRead", "MAT_WRITE": "MatWrite",
-            "PADDING": "Padding", "POOLING3D": "Pooling3D", "ROI_POOLING": "ROIPooling", "SEG_ACCURACY": "SegAccuracy",
-            "UNIQUE_LABEL": "UniqueLabel", "VIDEO_DATA": "VideoData", "BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU",
-            "RELU6": "ReLU6", "LOCAL": "Local", "NORMALIZE": "Normalize", "INSANITY": "Insanity", "TRIPLET_LOSS": "TripletLoss",
-            "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "ELTWISE_AFFINE": "EltwiseAffine",
-            "ELTWISE_PRODUCT": "EltwiseProduct", "VOLUME_DATA": "VolumeData", "DECONVOLUTION3D": "Deconvolution3D", "DOWN_SAMPLING": "DownSampling",
-            "VIDEO_SEGMENTATION_DATA": "VideoSegmentationData", "VIDEO_WITH_VOXEL_TRUTH_DATA": "VideoWithVoxelTruthData",
-            "VOXEL_SOFTMAX": "VoxelSoftmax", "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxLoss", "VOXEL_CUSTOM_LOSS": "VoxelCustomLoss"}
+V1_TYPES = {
+    "CONVOLUTION3D": "Convolution3D", "DENSE_CRF": "DenseCRF", "DOMAIN_TRANSFORM": "DomainTransform",
+    "IMAGE_SEG_DATA": "ImageSegData", "INTERP": "Interp", "MAT_READ": "MatRead", "MAT_WRITE": "MatWrite",
+    "PADDING": "Padding", "POOLING3D": "Pooling3D", "ROI_POOLING": "ROIPooling", "SEG_ACCURACY": "SegAccuracy",
+    "UNIQUE_LABEL": "UniqueLabel", "VIDEO_DATA": "VideoData", "BN": "BN", "UPSAMPLE": "Upsample", "PRELU": "PReLU",
+    "RELU6": "ReLU6", "LOCAL": "Local", "NORMALIZE": "Normalize", "INSANITY": "Insanity", "TRIPLET_LOSS": "TripletLoss",
+    "ROIPOOLING": "ROIPooling", "BATCH_NORM": "BatchNorm", "ELTWISE_AFFINE": "EltwiseAffine",
+    "ELTWISE_PRODUCT": "EltwiseProduct", "VOLUME_DATA": "VolumeData", "DECONVOLUTION3D": "Deconvolution3D",
+    "DOWN_SAMPLING": "DownSampling", "VIDEO_SEGMENTATION_DATA": "VideoSegmentationData",
+    "VIDEO_WITH_VOXEL_TRUTH_DATA": "VideoWithVoxelTruthData", "VOXEL_SOFTMAX": "VoxelSoftmax",
+    "VOXEL_SOFTMAX_LOSS": "VoxelSoftmaxLoss", "VOXEL_CUSTOM_LOSS": "VoxelCustomLoss"}
 
 
 def is_forks(field: Any) -> bool:
@@ -146,17 +201,19 @@ def is_forks(field: Any) -> bool:
 
 def knows(message: str, name: str) -> bool:
     """Whether forks have a field of this name, which brew's schema lacks or has for them only."""
-    return name in FIELDS.get(message, ()) or name in REFUSED.get(message, {}) or bool(re.fullmatch(FAMILIES.get(message, "(?!)"), name))
+    if name in FIELDS.get(message, ()) or name in REFUSED.get(message, {}):
+        return True
+    return bool(re.fullmatch(FAMILIES.get(message, "(?!)"), name))
 
 
 def refusal(message: str, name: str, field: Any = None, text: str | None = None) -> str:
-    """Why a net or solver with this field is refused; "" if it is passed over. `text`: its value as prototxt, if it is one word:
-    the fork's default changes nothing."""
+    """Why a net or solver with this field is refused; "" if it is passed over. `text`: its value as prototxt, if it is
+    one word: the fork's default changes nothing."""
     reason = REFUSED.get(message, {}).get(name, "")
     if reason and field is not None and text is not None and field.message_type is None and not field.is_repeated:
         default = field.default_value
         if isinstance(default, bool):
-            same = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}.get(text.lower()) == default
+            same = (text.lower() in ("true", "1", "t")) == default
         elif field.enum_type is not None:
             same = text in (field.enum_type.values_by_number[default].name, str(default))
         elif isinstance(default, str):
@@ -185,8 +242,8 @@ def enum_value(message: Any, field: str, value: str) -> bool:
 
 
 def settle(message: Message, layer: Any = None) -> Iterator[tuple[Any, str, str, bool]]:
-    """Take what is a fork's out of a message that was not read by brew's reader. Gives for each such field: the layer that it
-    belongs to (or None), its name, what there is to say of it, and whether it is refused."""
+    """Take what is a fork's out of a message that was not read by brew's reader. Gives for each such field: the layer
+    that it belongs to (or None), its name, what there is to say of it, and whether it is refused."""
     kind = message.DESCRIPTOR.name
     layer = message if kind in ("LayerParameter", "V1LayerParameter") else layer
     for field, value in message.ListFields():

@@ -61,10 +61,12 @@ def main() -> None:
     ours.enum_type.extend(theirs.enum_type)
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(descriptor_pb2.FileDescriptorSet(file=[ours]).SerializeToString())
-        if protoc.main(["protoc", f"--descriptor_set_in={file.name}", f"--python_out={HERE}", f"--pyi_out={HERE}", "brew.proto"]):
+        if protoc.main(["protoc", f"--descriptor_set_in={file.name}", f"--python_out={HERE}", f"--pyi_out={HERE}",
+                        "brew.proto"]):
             sys.exit(1)
     made = HERE / "brew_pb2.py"
-    made.write_text(made.read_text().replace("DESCRIPTOR, 'brew_pb2', ", "DESCRIPTOR, __name__, "))     # where pickle looks for a class
+    # Where pickle looks for a class.
+    made.write_text(made.read_text().replace("DESCRIPTOR, 'brew_pb2', ", "DESCRIPTOR, __name__, "))
 
 
 if __name__ == "__main__":

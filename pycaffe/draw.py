@@ -23,7 +23,8 @@ def draw_net_to_file(caffe_net: pb.NetParameter, filename: str | Path, rankdir: 
 
 def get_pooling_types_dict() -> dict[int, str]:
     """{number: name} of the kinds of pooling."""
-    return {number: pb.PoolingParameter.PoolMethod.Name(number) for number in (pb.PoolingParameter.MAX, pb.PoolingParameter.AVE, pb.PoolingParameter.STOCHASTIC)}
+    p = pb.PoolingParameter
+    return {number: p.PoolMethod.Name(number) for number in (p.MAX, p.AVE, p.STOCHASTIC)}
 
 
 def get_layer_lr_mult(layer: pb.LayerParameter) -> list[float]:
@@ -45,8 +46,8 @@ def choose_color_by_layertype(layertype: str) -> str:
 
 
 def get_layer_label(layer: pb.LayerParameter, rankdir: str, display_lrm: bool = False) -> str:
-    """What a layer's box says, in quotes: name, type, window; with display_lrm its rates. Lines are side by side if the net
-    is drawn from top to bottom."""
+    """What a layer's box says, in quotes: name, type, window; with display_lrm its rates. Lines are side by side if the
+    net is drawn from top to bottom."""
     parts = [layer.name, f"({layer.type})"]
     if layer.type in ("Convolution", "Deconvolution"):
         p = layer.convolution_param
@@ -75,12 +76,13 @@ def get_pydot_graph(caffe_net: pb.NetParameter, rankdir: str, label_edges: bool 
     graph = pydot.Dot(kept.name or "Net", graph_type="digraph", rankdir=rankdir)
     for layer in kept.layer:
         node = f"{layer.name}_{layer.type}"
-        graph.add_node(pydot.Node(f'"{node}"', shape="record", style="filled", fillcolor=choose_color_by_layertype(layer.type),
-                                  label=get_layer_label(layer, rankdir, display_lrm)))
+        graph.add_node(pydot.Node(f'"{node}"', shape="record", style="filled", label=get_layer_label(layer, rankdir, display_lrm),
+                                  fillcolor=choose_color_by_layertype(layer.type)))
         for blob in {*layer.bottom, *layer.top}:
             graph.add_node(pydot.Node(f'"{blob}_blob"', shape="octagon", label=f'"{blob}"'))
         for blob in layer.bottom:
             graph.add_edge(pydot.Edge(f'"{blob}_blob"', f'"{node}"'))
         for blob in layer.top:
-            graph.add_edge(pydot.Edge(f'"{node}"', f'"{blob}_blob"', **({"label": get_edge_label(layer)} if label_edges else {})))
+            label = {"label": get_edge_label(layer)} if label_edges else {}
+            graph.add_edge(pydot.Edge(f'"{node}"', f'"{blob}_blob"', **label))
     return graph

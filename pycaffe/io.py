@@ -92,8 +92,8 @@ def _pixels(filename: str | Path | IO[bytes]) -> np.ndarray:
 
 
 def load_image(filename: str | Path | IO[bytes], color: bool = True) -> np.ndarray:
-    """A picture as float32 (H, W, 3) RGB, or (H, W, 1) without `color`, values from 0 to 1: of a file by its name, or opened.
-    Raises BrewError if there is none."""
+    """A picture as float32 (H, W, 3) RGB, or (H, W, 1) without `color`, values from 0 to 1: of a file by its name, or
+    opened. Raises BrewError if there is none."""
     return _rgb(_pixels(filename), color)
 
 
@@ -148,7 +148,8 @@ def _imread(fname: str | Path | IO[bytes], as_gray: bool = False) -> np.ndarray:
     return image if image.ndim == 2 else np.ascontiguousarray(image[:, :, [2, 1, 0, 3][:image.shape[2]]])
 
 
-def _resize(image: np.ndarray, output_shape: Sequence[int], order: int = 1, preserve_range: bool = False, **_: Any) -> np.ndarray:
+def _resize(image: np.ndarray, output_shape: Sequence[int], order: int = 1, preserve_range: bool = False, **_: Any
+            ) -> np.ndarray:
     """skimage.transform.resize: bytes become values from 0 to 1, unless `preserve_range`."""
     values = image if preserve_range else _as_float(image)
     return resize_image(values, output_shape, order).reshape(*output_shape[:2], *image.shape[2:])
@@ -168,7 +169,8 @@ def __getattr__(name: str) -> Any:
             importlib.import_module(f"skimage.{part}")
         return importlib.import_module("skimage")
     except ImportError:
-        return SimpleNamespace(io=SimpleNamespace(imread=_imread), transform=SimpleNamespace(resize=_resize), img_as_float=_as_float)
+        return SimpleNamespace(io=SimpleNamespace(imread=_imread), transform=SimpleNamespace(resize=_resize),
+                               img_as_float=_as_float)
 
 
 class Transformer:

@@ -200,8 +200,8 @@ class NetSpec:
     vals = values
 
     def update(self, name: str | dict[str, Any], params: dict[str, Any] | None = None) -> None:
-        """update(name, params) changes parameters of the layer that makes the top `name`, as the NetSpec of SSD; update(tops)
-        adds tops. Raises AttributeError if there is no such top."""
+        """update(name, params) changes parameters of the layer that makes the top `name`, as the NetSpec of SSD;
+        update(tops) adds tops. Raises AttributeError if there is no such top."""
         if isinstance(name, dict):
             self.tops.update(name)
         else:
@@ -236,7 +236,8 @@ class Parameters:
     def __getattr__(self, name: str) -> Any:
         found = None if name.startswith("__") else getattr(pb, f"{name}Parameter", None)
         if found is None:
-            known = [message.removesuffix("Parameter") for message in pb.DESCRIPTOR.message_types_by_name if message.endswith("Parameter")]
+            messages = pb.DESCRIPTOR.message_types_by_name
+            known = [message.removesuffix("Parameter") for message in messages if message.endswith("Parameter")]
             raise AttributeError(f'there are no parameters of the name "{name}"{nearest(name, known)}')
         return found
 

@@ -1,5 +1,5 @@
-"""brew run: Python scripts that were written for Caffe, as they are. brew install-caffe: `import caffe` for every Python
-program of this environment."""
+"""brew run: Python scripts that were written for Caffe, as they are. brew install-caffe: `import caffe` for every
+Python program of this environment."""
 from __future__ import annotations
 
 import argparse
@@ -73,14 +73,17 @@ def install_caffe(args: argparse.Namespace) -> int:
             print(f"{folder}: removed")
             return 0
         other = PathFinder.find_spec("caffe", [p for p in sys.path if p != str(SHIPPED)])
-        found = next((str(p) for p in (other.submodule_search_locations or [other.origin])), "") if other and other.origin else ""
+        found = ""
+        if other and other.origin:
+            found = next(str(place) for place in other.submodule_search_locations or [other.origin])
         if not ours and (found and not _is_ours(Path(found)) or folder.exists()):
-            raise BrewError("another caffe is here already, which brew leaves alone\n  brew run SCRIPT lets a script see brew's caffe",
-                            Position(found or str(folder)))
+            raise BrewError("another caffe is here already, which brew leaves alone"
+                            "\n  brew run SCRIPT lets a script see brew's caffe", Position(found or str(folder)))
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SHIPPED / "caffe" / "__init__.py", folder / "__init__.py")
     except OSError as e:
-        raise BrewError(f"cannot be changed: {e.strerror}\n  in a virtual environment of your own it can: python -m venv", Position(str(folder))) from None
+        raise BrewError(f"cannot be changed: {e.strerror}\n  in a virtual environment of your own it can: python -m venv",
+                        Position(str(folder))) from None
     print(f"{folder}: import caffe gives brew\n  brew install-caffe --remove takes it away")
     return 0
 

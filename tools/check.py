@@ -25,8 +25,9 @@ def check(args: argparse.Namespace) -> int:
     """Print every problem of the net or solver; exit code 1 if there is one."""
     if bool(args.model) == bool(args.solver):
         raise NetError("brew check needs either -model or -solver")
+    states = [pb.NetState(phase=phase) for phase in PHASES.get(args.phase, ())]
     problems, notes = (check_solver(args.solver, args.python) if args.solver
-                       else check_net_file(args.model, [pb.NetState(phase=phase) for phase in PHASES.get(args.phase, ())], args.python))
+                       else check_net_file(args.model, states, args.python))
     for text in [*problems, *notes]:
         print(text, file=sys.stderr if text in problems else sys.stdout)
     what = args.solver or args.model
@@ -79,7 +80,7 @@ def check_net_file(file: str, states: Sequence[pb.NetState] = (), python: bool =
 
 
 def _phases(net: pb.NetParameter) -> Sequence[int]:
-    """The phases that a net is meant for: TEST if it reads no data, otherwise those in which it has something to begin with."""
+    """The phases that a net is meant for: TEST if it reads no data, otherwise those in which it has data."""
     def begins(phase: int) -> bool:
         param = pb.NetParameter()
         param.CopyFrom(net)
@@ -100,7 +101,9 @@ def _layer_of(error: PrototxtError, net: pb.NetParameter) -> str:
     return before[-1].name if before else ""
 
 
-def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool, misread: Collection[str]) -> tuple[list[str], list[str]]:
+def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool, misread: Collection[str]
+                 ) -> tuple[list[str], list[str]]:
+    """(problems, notes) in one state. What is wrong in the text of the layers `misread` was said already."""
     param = pb.NetParameter()
     param.CopyFrom(net)
     param.state.CopyFrom(merged_state(net.state, state))
@@ -138,7 +141,7 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool, misread
     built: list[tuple[Layer, list[Blob], list[Blob]]] = []
     with dry_run(python):
         for layer in param.layer:
-            known = layer.name not in misread and collect(lambda layer=layer: _check_type(layer))     # what is wrong was said
+            known = layer.name not in misread and collect(lambda layer=layer: _check_type(layer))
             source = next((unknown[b] for b in layer.bottom if b in unknown), None)
             if known and not Layer.imports and layer_class(layer).user_code:
                 unchecked[layer.name] = []

@@ -1,10 +1,10 @@
 """How coordinates of one blob map to those of another: what fully convolutional nets need to crop and align.
 
-A map is (axis, a, b): behind that axis, x in one blob lies at a x + b in the other; a and b are numbers, or arrays with one for
-each spatial axis. (Long, Shelhamer and Darrell, Fully Convolutional Networks, 2015, section 3.)
+A map is (axis, a, b): behind that axis, x in one blob lies at a x + b in the other; a and b are numbers, or arrays with
+one for each spatial axis. (Long, Shelhamer and Darrell, Fully Convolutional Networks, 2015, section 3.)
 
-A layer is anything with `type_name` and `params` (a dict); a place where maps begin and end has `fn`, the layer that makes it, and
-`fn.inputs`, the places that this layer reads.
+A layer is anything with `type_name` and `params` (a dict); a place where maps begin and end has `fn`, the layer that makes
+it, and `fn.inputs`, the places that this layer reads.
 """
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ def crop_shifts(net: pb.NetParameter) -> list[tuple[pb.LayerParameter, Any]]:
     made: dict[str, Place] = {}
     for layer in net.layer:
         places = [made.setdefault(name, Place()) for name in layer.bottom]
-        name = next((f.name for f, _ in layer.ListFields() if f.name in ("convolution_param", "pooling_param", "crop_param")), "")
+        spatial = ("convolution_param", "pooling_param", "crop_param")
+        name = next((f.name for f, _ in layer.ListFields() if f.name in spatial), "")
         params = MessageToDict(getattr(layer, name), preserving_proto_field_name=True) if name else {}
         if layer.type == "Crop" and len(places) == 2 and not layer.crop_param.offset:
             try:

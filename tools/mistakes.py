@@ -49,8 +49,10 @@ def _batch_norms(net: pb.NetParameter, trains: bool) -> list[str]:
 
 def _crops(net: pb.NetParameter) -> list[str]:
     """Crops that begin at 0 where padding or a deconvolution has shifted what they cut."""
-    return [warning(layer, f"begins at 0, and what it cuts is shifted: coordinates agree for the offset {', '.join(f'{v:g}' for v in np.atleast_1d(shift))}"
-                    "\n  nets of the time when Crop had no offset computed it; crop_param { offset: } gives it now", "type") for layer, shift in crop_shifts(net)]
+    shifts = [(layer, ", ".join(f"{v:g}" for v in np.atleast_1d(shift))) for layer, shift in crop_shifts(net)]
+    return [warning(layer, f"begins at 0, and what it cuts is shifted: coordinates agree for the offset {shift}\n"
+                    "  nets of the time when Crop had no offset computed it; crop_param { offset: } gives it now", "type")
+            for layer, shift in shifts]
 
 
 def _unreached(net: pb.NetParameter, losses: set[str]) -> list[str]:
