@@ -99,9 +99,9 @@ def insert_splits(net: pb.NetParameter, elsewhere: Mapping[str, str] = {}) -> pb
     for i, layer in enumerate(net.layer):                       # what is rewritten must have no other reader
         for j, name in enumerate(layer.bottom):
             in_place = j < len(layer.top) and layer.top[j] == name
-            maker, number = net.layer[source[i, j][0]], source[i, j][1]
-            weighted = number < len(maker.loss_weight) and maker.loss_weight[number]
-            reader = (f'the loss counts with loss_weight {weighted:g} of layer "{maker.name}"' if weighted
+            writer, number = net.layer[source[i, j][0]], source[i, j][1]
+            weighted = number < len(writer.loss_weight) and writer.loss_weight[number]
+            reader = (f'the loss counts with loss_weight {weighted:g} of layer "{writer.name}"' if weighted
                       else "another bottom reads as it was")
             require(not in_place or uses[source[i, j]] == 1, layer, f'rewrites blob "{name}" in place, which {reader}'
                     "\n  give the top another name", f"top[{j}]")

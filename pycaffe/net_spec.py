@@ -109,7 +109,8 @@ class Function:
     """A layer: its type, the Tops it takes, its parameters, and the `ntop` Tops it makes. Raises TypeError for what is no Top."""
 
     def __init__(self, type_name: str, inputs: Sequence[Any], params: dict[str, Any]):
-        self.type_name, self.params = type_name, {}
+        self.type_name = type_name
+        self.params: dict[str, Any] = {}
         for i, top in enumerate(inputs):
             if not isinstance(top, Top):
                 raise TypeError(f"{type_name} input {i} is not a Top (type is {type(top)})")

@@ -18,7 +18,7 @@ from ..solvers import SOLVERS, lr_policy
 from .mistakes import mistakes, warning
 
 
-PHASES = {"TRAIN": (pb.TRAIN,), "TEST": (pb.TEST,), "BOTH": (pb.TRAIN, pb.TEST)}
+PHASES: dict[str, tuple[pb.Phase, ...]] = {"TRAIN": (pb.TRAIN,), "TEST": (pb.TEST,), "BOTH": (pb.TRAIN, pb.TEST)}
 
 
 def check(args: argparse.Namespace) -> int:
@@ -79,12 +79,12 @@ def check_net_file(file: str, states: Sequence[pb.NetState] = (), python: bool =
     return list(dict.fromkeys(problems)), list(dict.fromkeys(notes))
 
 
-def _phases(net: pb.NetParameter) -> Sequence[int]:
+def _phases(net: pb.NetParameter) -> Sequence[pb.Phase]:
     """The phases that a net is meant for: TEST if it reads no data, otherwise those in which it has data."""
-    def begins(phase: int) -> bool:
+    def begins(phase: pb.Phase) -> bool:
         param = pb.NetParameter()
         param.CopyFrom(net)
-        param.state.phase = phase                                    # type: ignore[assignment]
+        param.state.phase = phase
         try:
             return any(not layer.bottom for layer in filter_layers(param).layer)
         except BrewError:
@@ -189,8 +189,8 @@ def _overwritten(built: list[tuple[Layer, list[Blob], list[Blob]]], force: bool)
     """Warnings about layers in place that overwrite what an earlier layer's gradient is computed from."""
     numbers: dict[int, int] = {}
     layers, bottoms, tops = (list(column) for column in zip(*built))
-    ids = [[[numbers.setdefault(id(blob), len(numbers)) for blob in blobs] for blobs in side] for side in (bottoms, tops)]
-    runs, _ = plan_backward(layers, *ids, len(numbers), force)
+    ins, outs = ([[numbers.setdefault(id(blob), len(numbers)) for blob in blobs] for blobs in side] for side in (bottoms, tops))
+    runs, _ = plan_backward(layers, ins, outs, len(numbers), force)
     return [warning(layers[r.by].param, f'overwrites in place what the gradient of layer "{layers[r.reader].name}" is computed from\n'
                     "  brew keeps a copy; the gradient that Caffe computes here is wrong, so results will differ from Caffe's", "top")
             for r in find_rewrites(layers, bottoms, tops, runs)]

@@ -28,10 +28,10 @@ def summary(args: argparse.Namespace) -> int:
         own = sum(b.count for b in top if not any(b is x for x in bottom))
         table.add_row(layer.name, layer.type, "\n".join(net.top_names[layer.name]), shapes, f"{parameters:,}" if parameters else "",
                       short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
-    for layer in net.unknown:
-        if layer.type != "Split":
-            shapes = "\n".join("unknown" for _ in layer.top)
-            table.add_row(layer.name, layer.type, "\n".join(layer.top), shapes, "unknown", "unknown", "unknown")
+    for param in net.unknown:
+        if param.type != "Split":
+            shapes = "\n".join("unknown" for _ in param.top)
+            table.add_row(param.name, param.type, "\n".join(param.top), shapes, "unknown", "unknown", "unknown")
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     owned = sum(p.blob.count for p in net.learnable)
