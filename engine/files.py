@@ -85,6 +85,12 @@ def h5_bytes(fill: Callable[[Any], object], userblock: int = 0) -> memoryview:
     return made.getbuffer()
 
 
+def h5_members(group: Any) -> dict[str, Any]:
+    """{name: member} of a group. h5py's own values() and items() hold its global lock while they are not exhausted: after an
+    error on the way, as long as somebody keeps the exception, and no other thread could read HDF5."""
+    return {name: group[name] for name in list(group)}
+
+
 def h5_array(dataset: Any) -> np.ndarray:
     """The values of an HDF5 dataset. Raises ValueError for one that claims to be larger than its file: with a damaged shape,
     reading it would take all memory there is."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..proto import read_weights, shape_of, to_array
 from .errors import Position, WeightsError
-from .files import h5_array, h5_bytes, write_whole
+from .files import h5_array, h5_bytes, h5_members, write_whole
 from .layout import PLAIN
 from .resources import available_memory
 
@@ -109,10 +109,11 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
     import h5py
     try:
         with h5py.File(path, "r") as file:
-            need, have = 4 * sum(prod(d.shape) for group in file["data"].values() for d in group.values()), available_memory()
+            layers = {name: h5_members(group) for name, group in h5_members(file["data"]).items()}
+            need, have = 4 * sum(prod(d.shape) for blobs in layers.values() for d in blobs.values()), available_memory()
             if have is not None and need > have:               # a few bytes of HDF5 can stand for any number of zeros
                 raise WeightsError(f"these weights need {need / 2**30:.1f} GiB of memory, and {have / 2**30:.1f} GiB are available", Position(path))
-            return {name: {int(k): (np.asarray(h5_array(d), np.float32), d.shape) for k, d in group.items()} for name, group in file["data"].items()}
+            return {name: {int(k): (np.asarray(h5_array(d), np.float32), d.shape) for k, d in blobs.items()} for name, blobs in layers.items()}
     except WeightsError:
         raise
     except Exception as e:                                       # h5py raises nearly every exception there is on damaged files
