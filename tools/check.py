@@ -15,7 +15,7 @@ from ..proto import brew_pb2 as pb
 from ..proto import find_file, upgrade_net, upgrade_solver
 from ..proto.text import locate, parse_file
 from ..solvers import SOLVERS, lr_policy
-from .mistakes import mistakes, warning
+from .mistakes import is_loss, mistakes, warning
 
 
 PHASES: dict[str, tuple[pb.Phase, ...]] = {"TRAIN": (pb.TRAIN,), "TEST": (pb.TEST,), "BOTH": (pb.TRAIN, pb.TEST)}
@@ -80,7 +80,7 @@ def check_net_file(file: str, states: Sequence[pb.NetState] = (), python: bool =
 
 
 def _phases(net: pb.NetParameter) -> Sequence[pb.Phase]:
-    """The phases that a net is meant for: TEST if it reads no data, otherwise those in which it has data."""
+    """The phases that a net is meant for: TEST if it reads no data and has no loss, otherwise those in which it has data."""
     def begins(phase: pb.Phase) -> bool:
         param = pb.NetParameter()
         param.CopyFrom(net)
@@ -89,7 +89,7 @@ def _phases(net: pb.NetParameter) -> Sequence[pb.Phase]:
             return any(not layer.bottom for layer in filter_layers(param).layer)
         except BrewError:
             return True
-    if all(layer.bottom or layer.type == "Input" for layer in net.layer):
+    if all((layer.bottom or layer.type == "Input") and not is_loss(layer) for layer in net.layer):
         return PHASES["TEST"]
     return [phase for phase in PHASES["BOTH"] if begins(phase)] or PHASES["BOTH"]
 

@@ -85,7 +85,7 @@ def make_parser() -> Parser:
     check = command("check", "list everything that is wrong with a net or solver, without running it", "brew check -solver models/lenet/solver.prototxt")
     flag(check, "model", default="", metavar="NET", help="a net's prototxt")
     flag(check, "solver", default="", metavar="SOLVER", help="a solver's prototxt; its nets are checked, too")
-    flag(check, "phase", default="", choices=["TRAIN", "TEST", "BOTH"], help="of -model (default: those in which it has data; TEST for a net that reads none)")
+    flag(check, "phase", default="", choices=["TRAIN", "TEST", "BOTH"], help="of -model (default: those in which it has data; TEST for a net without data and losses)")
     flag(check, "python", **PYTHON)
 
     data = command("data", "build the databases of a well-known data set", "brew data mnist data/mnist --from downloads/")
