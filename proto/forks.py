@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import isclose
 from typing import Any
 
 from google.protobuf.message import Message
@@ -219,7 +220,8 @@ def refusal(message: str, name: str, field: Any = None, text: str | None = None)
         elif isinstance(default, str):
             same = text.strip("\"'") == default
         else:
-            same = _number(text) == default
+            number = _number(text)                  # a default of single precision, as 0.01, is not quite what is written
+            same = number is not None and isclose(number, default, rel_tol=1e-6)
         return "" if same else reason
     return "" if field is None and text in ("false", "0") else reason
 

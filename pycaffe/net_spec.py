@@ -13,11 +13,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from ..engine.errors import NetError, nearest
 from ..proto import brew_pb2 as pb
 from .proto import caffe_pb2 as caffe_pb2
 
 _FIELDS = pb.LayerParameter.DESCRIPTOR.fields_by_name
+_WHOLE = (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64)
 
 
 def param_name_dict() -> dict[str, str]:
@@ -82,12 +85,14 @@ def _fill(message: Any, values: dict[str, Any]) -> None:
 
 
 def _enum(field: Any, value: Any) -> Any:
-    """An enum's value by its name, and numpy's numbers as Python's."""
+    """An enum's value by its name, numpy's numbers as Python's, and whole numbers as such."""
     if field.enum_type is not None and isinstance(value, str):
         if value not in field.enum_type.values_by_name:
             raise AttributeError(f'{field.name} cannot be "{value}"{nearest(value, field.enum_type.values_by_name)}')
         return field.enum_type.values_by_name[value].number
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    whole = field.cpp_type in _WHOLE and isinstance(value, float) and value.is_integer()     # Python 2's 4 / 2 is Python 3's 2.0
+    return int(value) if whole else value
 
 
 class Top:

@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     sys.argv[0] = name
     if not module and not os.path.isfile(name) and not os.path.isdir(name):
         raise BrewError("there is no such script", Position(name))
-    sys.path[0:0] = ["" if module else os.path.dirname(os.path.abspath(name)), str(SHIPPED)]
+    own = 0 if getattr(sys.flags, "safe_path", False) else 1         # the first entry is that of the program, brew
+    sys.path[:own] = ["" if module else os.path.dirname(os.path.abspath(name)), str(SHIPPED)]
     try:
         if module:
             runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -1,6 +1,11 @@
 """brew: nets, layers and solvers declared in prototxt, trained on the CPU or the GPU. Names are pycaffe's."""
 from __future__ import annotations
 
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+
 from . import layers as layers
 from .engine.blob import Blob
 from .engine.device import set_device, set_mode_cpu, set_mode_gpu, set_threads
@@ -41,16 +46,23 @@ def layer_type_list() -> list[str]:
     return sorted(LAYERS)
 
 
+class _Folders(list[str]):
+    """Where modules of caffe are looked for: in brew's, then in every folder `caffe` on sys.path, for those that forks and
+    users put there (SSD's caffe.model_libs, say)."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield from super().__iter__()
+        yield from (os.path.join(folder, "caffe") for folder in sys.path)
+
+
 def install_as_caffe() -> None:
     """Let `import caffe`, and its modules, give brew.pycaffe from now on. Raises BrewError if another caffe was imported before."""
-    import importlib
-    import sys
-
     ours = importlib.import_module("brew.pycaffe")
     present = sys.modules.get("caffe", ours)
     if present is not ours and not getattr(present, "stands_for_brew", False):
         raise BrewError("another caffe is imported already\n  call brew.install_as_caffe() before the first import of caffe")
     sys.modules["caffe"] = ours
+    ours.__path__ = _Folders(ours.__path__)
     for name in ("_caffe", "classifier", "coord_map", "detector", "draw", "io", "net_spec", "proto", "proto.caffe_pb2", "pycaffe"):
         sys.modules[f"caffe.{name}"] = importlib.import_module(f"brew.pycaffe.{name}")
 

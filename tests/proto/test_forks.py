@@ -33,6 +33,8 @@ def sample(field: Any) -> str:
 
 def default(field: Any) -> str:
     value = field.default_value
+    if isinstance(value, float):
+        return f"{value:g}"                                    # as people write it
     return field.enum_type.values_by_number[value].name if field.enum_type is not None else f'"{value}"' if isinstance(value, str) else str(value).lower()
 
 

@@ -273,6 +273,15 @@ def test_a_wrong_value_names_layer_and_field(field: str, value: Any) -> None:
     assert str(e.value).startswith(f'layer "conv1" of type Convolution: {field}: ')
 
 
+def test_a_whole_number_may_come_from_a_division() -> None:
+    n = caffe.NetSpec()
+    n.data = L.Input(shape=dict(dim=[1, 3, 8 / 2, np.float64(8)]))
+    n.conv1 = L.Convolution(n.data, num_output=4 / 2, kernel_size=3, pad=[2 / 2, 1.0])
+    data, conv = n.to_proto().layer
+    assert list(data.input_param.shape[0].dim) == [1, 3, 4, 8]
+    assert conv.convolution_param.num_output == 2 and list(conv.convolution_param.pad) == [1, 1]
+
+
 # --------------------------------------------------------------------------------------------------------- io and drawing
 
 def test_images_come_from_open_files(tmp_path: Path) -> None:

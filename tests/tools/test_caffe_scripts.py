@@ -73,6 +73,29 @@ def test_a_script_runs_unchanged(tmp_path: Path) -> None:
     assert brew("run", "-m", "tools_of_mine.go", "-h", cwd=tmp_path).stdout == "1 ['-h']\n"
 
 
+def test_modules_that_a_fork_adds_to_caffe_are_found(tmp_path: Path) -> None:
+    """SSD's scripts import caffe.model_libs, which lies in their tree's python/caffe, beside modules that are brew's here."""
+    theirs = tmp_path / "python" / "caffe"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("raise ImportError('this needs libcaffe')\n")
+    (theirs / "io.py").write_text("raise ImportError('theirs')\n")
+    (theirs / "model_libs.py").write_text("import caffe\nfrom caffe import layers as L\ndef body(net): net.relu = L.ReLU(net.data)\n")
+    (tmp_path / "script.py").write_text("""import sys
+sys.path.insert(0, "./python")
+import caffe, caffe.io
+from caffe.model_libs import *
+n = caffe.NetSpec()
+n.data = L.Input(shape=dict(dim=[1]))
+body(n)
+print(caffe.io.__name__, [layer.type for layer in n.to_proto().layer])
+""")
+    found = brew("run", "script.py", cwd=tmp_path)
+    assert found.stdout == "brew.pycaffe.io ['Input', 'ReLU']\n", found.stderr
+    with_stand_in = subprocess.run([sys.executable, "-c", "import brew; brew.install_as_caffe(); import caffe.nothing"], cwd=tmp_path,
+                                   capture_output=True, text=True)
+    assert "No module named 'caffe.nothing'" in with_stand_in.stderr
+
+
 def test_an_exception_of_a_script_is_shown_as_python_shows_it(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import caffe\ncaffe.Net('nothing.prototxt', caffe.TEST)\n")
     found = brew("run", "script.py", cwd=tmp_path)
