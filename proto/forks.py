@@ -151,7 +151,7 @@ TYPES = {name: fork for fork, names in {
     "C3D": """
         BlackHole Convolution3D Deconvolution3D DownSampling EltwiseProduct L2Normalize Pooling3D
         VideoSegmentationData VideoWithVoxelTruthData VolumeData VoxelCustomLoss VoxelSoftmax VoxelSoftmaxLoss""",
-    "Intel's and others": "SeLu SeLuDropout",
+    "Intel's Caffe and others": "SeLu SeLuDropout",
 }.items() for name in names.split()}
 
 
@@ -177,7 +177,6 @@ ALIASES: dict[str, dict[str, tuple[str, Callable[[Any, str], None]]]] = {
                              "hole_w": ("dilation", _dilate("1")), "dilation_h": ("dilation", _dilate("0")),
                              "dilation_w": ("dilation", _dilate("1"))},
 }
-
 
 ENGINES = {"MKL2017", "MKLDNN", "CAFFE_MKL", "GREENTEA", "LIBDNN"}
 

@@ -5,8 +5,6 @@ import logging
 
 import numpy as np
 
-from ..engine.net import Net
-
 log = logging.getLogger("brew")
 
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from ..engine.errors import DeviceError, Position
+from ..engine.errors import Position
 from ..proto.errors import BrewError
 from .cli import choose_device
 

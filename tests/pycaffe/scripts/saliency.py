@@ -21,7 +21,6 @@ out = net.forward()
 label = int(out["prob"].argmax())
 caffe_label = np.zeros_like(net.blobs["fc"].data)
 caffe_label[0, label] = 1
-
 net.blobs["fc"].diff[...] = caffe_label
 bw = net.backward(start="fc", end="conv")
 saliency = np.abs(net.blobs["data"].diff[0]).max(0)
