@@ -32,7 +32,7 @@ def param_name_dict() -> dict[str, str]:
     return found
 
 
-_PARAM_NAMES = param_name_dict()
+_param_names = param_name_dict()              # under this name scripts add types of their own
 
 
 def to_proto(*tops: Top) -> pb.NetParameter:
@@ -155,7 +155,7 @@ class Function:
         layer.bottom.extend(layers[top.fn].top[top.n] for top in self.inputs)
         layer.top.extend(layer.bottom if self.in_place else [self._name(top, self.type_name, names, counts) for top in self.tops])
         layer.name = self._name(self.tops[0] if self.tops else self, self.type_name, names, counts)
-        own = _PARAM_NAMES.get(self.type_name)
+        own = _param_names.get(self.type_name)
         for name, value in self.params.items():
             # what ends in "param", or is none of the type's parameters, is the layer's own
             its = getattr(layer, f"{own}_param").DESCRIPTOR.fields_by_name if own else {}

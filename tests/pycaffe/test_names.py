@@ -133,9 +133,9 @@ def test_modules_know_each_other() -> None:
     assert caffe.io.caffe_pb2 is caffe.net_spec.caffe_pb2 is caffe.proto.caffe_pb2 and issubclass(caffe.SGDSolver, caffe._caffe.Solver)
     assert isinstance(brew.Net.__init__, type(caffe.Net.__init__)) and caffe._caffe.Blob is brew.Blob
     assert {brew.AdamWSolver, brew.LARSSolver} <= set(brew.SOLVERS.values()) and issubclass(brew.LARSSolver, brew.Solver)
-    vectors = [getattr(caffe._caffe, f"{kind}Vec") for kind in ("Blob", "Layer", "String", "Int", "Dtype", "Net", "Bool")]
+    vectors = [getattr(caffe._caffe, f"{kind}Vec") for kind in ("Blob", "RawBlob", "Layer", "String", "Int", "Dtype", "Net", "Bool")]
     assert all(len(vector([1])) == 1 for vector in vectors)
-    assert caffe.net_spec.param_name_dict()["Convolution"] == "convolution"
+    assert caffe.net_spec.param_name_dict()["Convolution"] == caffe.net_spec._param_names["Convolution"] == "convolution"
     top = caffe.net_spec.Top(caffe.net_spec.Function("ReLU", [], {}), 0)
     assert isinstance(L, caffe.net_spec.Layers) and isinstance(P, caffe.net_spec.Parameters) and top.n == 0
     datum = caffe.io.caffe_pb2.Datum()
@@ -240,6 +240,12 @@ def test_a_netspec_changes_layers_that_it_has() -> None:
     assert made[2].top == ["conv"] and made[3].top == ["more"] and made[3].bottom == ["conv"]
     with pytest.raises(AttributeError, match='no top "con"'):
         n.update("con", {})
+
+
+def test_scripts_may_add_types_to_those_with_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(caffe.net_spec._param_names, "MyConvolution", "convolution")
+    layer = L.MyConvolution(L.Input(shape=dict(dim=[1])), num_output=3).to_proto().layer[1]
+    assert layer.convolution_param.num_output == 3
 
 
 def test_of_several_names_a_top_takes_the_last() -> None:
