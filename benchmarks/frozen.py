@@ -15,7 +15,7 @@ from memory import peak_megabytes
 from train_step import NETS, brew_solver, measure, processor
 
 import brew
-from brew.engine.layer import dry_run
+from brew.engine.context import dry_run
 from brew.proto import pb
 
 LAST = {"squeezenet": "conv10", "resnet50": "fc1000", "vgg16": "fc8"}

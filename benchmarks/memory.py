@@ -19,7 +19,6 @@ from inference import deploy_net
 from train_step import NETS, brew_step, processor, torch_step
 
 import brew
-from brew.engine.pool import POOL
 
 
 def peak_megabytes() -> float:
@@ -42,14 +41,14 @@ def in_own_process(name: str, side: str) -> float:
 
 def values_in_test(name: str) -> tuple[float, float]:
     """Megabytes of the values of models/NAME/deploy.prototxt's blobs, (each with memory of its own, as inference holds them)."""
-    POOL.free.clear()
+    brew.engine.context.DEFAULT.pool.clear()
     param, shape = deploy_net(name, NETS[name][0][0])
     net = brew.Net(param, brew.TEST)
     net.blobs["data"].data[...] = np.random.default_rng(0).standard_normal(shape)
     for _ in range(2):
         net.forward()
     stores = {id(blob.value.store): blob.value.store for blob in net.blobs.values()}.values()
-    held = sum(array.nbytes for store in stores for array in store.copies.values()) + sum(array.nbytes for array in POOL.free)
+    held = sum(store.nbytes for store in stores) + net.context.pool.nbytes
     return sum(4e-6 * store.size for store in stores), held / 1e6
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import device
+from .context import active
 from .blob import Blob
 from .layout import PLAIN
-from .memory import GPU, Memory
+from .memory import Memory
+from .store import GPU
 from .sharing import Parameter
 
 
@@ -51,7 +52,7 @@ class Arena:
             first = start
             for i in members:
                 blob = parameters[i].blob
-                layout = GPU if device.gpu_runs else blob.value.layout
+                layout = GPU if blob.value.store.gpu else blob.value.layout
                 size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
                 slots[i] = Slot(start, size, lr, decay, blob, layout)
                 start += -(-size // 16) * 16
@@ -62,44 +63,32 @@ class Arena:
         self.slots = [slots[i] for i in range(len(parameters))]
         self.moving = [slot for slot in self.measured if slot.layout is not PLAIN]      # whose newest copy may be elsewhere
         self.learning = [slot for slot in self.slots if slot.lr_mult]
-        self.data, self.diff = device.current().empty(start), self.zeros()
+        self.data, self.diff = active().device.empty(start), self.zeros()
         for slot in self.slots:
-            self._move(slot, slot.blob.value, self.data)
+            slot.blob.value.store.move_to(slot.layout, self.part(self.data, slot))
         for slot in self.learning:
-            self._move(slot, slot.blob.gradient, self.diff)
+            slot.blob.gradient.store.move_to(slot.layout, self.part(self.diff, slot))
 
     def zeros(self) -> Any:
         """A flat array like `diff`, as solvers need for their histories."""
-        return device.current().empty(self.learned)
+        return active().device.empty(self.learned)
 
     def part(self, array: Any, slot: Span) -> Any:
         return array[slot.start:slot.start + slot.size]
-
-    def _move(self, slot: Slot, memory: Memory, array: Any) -> None:
-        store, part = memory.store, self.part(array, slot)
-        empty = not store.newest
-        if not empty:
-            part[...] = store.read(slot.layout)
-        if not store.looked_at():
-            store.copies.clear()                   # what the fillers wrote
-        store.copies[slot.layout] = part
-        store.newest, store.home = (set() if empty else {slot.layout}), slot.layout
 
     def open(self, which: str, frozen: bool = True) -> Any:
         """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy. Without
         `frozen`, data that does not learn is left as it is."""
         for slot in self.slots if frozen and which == "data" else self.learning:
             store = (slot.blob.value if which == "data" else slot.blob.gradient).store
-            if slot.layout not in store.newest:
-                store.read(slot.layout)
+            store.read(slot.layout)
             store.write(slot.layout)
         return self.data if which == "data" else self.diff
 
     def statistics(self) -> Any:
         """A copy of what forward itself changes, for set_statistics."""
         for slot in self.moving:
-            if slot.layout not in slot.blob.value.store.newest:
-                slot.blob.value.store.read(slot.layout)
+            slot.blob.value.store.read(slot.layout)
         return self.data[self.unmeasured:].copy()
 
     def set_statistics(self, array: Any) -> None:
@@ -114,6 +103,5 @@ class Arena:
         memory = Memory(slot.blob.shape)
         if slot.start >= len(array):
             return memory
-        memory.store.copies[slot.layout] = self.part(array, slot)
-        memory.store.newest, memory.store.home = {slot.layout}, slot.layout
+        memory.store.put(slot.layout, self.part(array, slot))
         return memory

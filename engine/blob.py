@@ -1,6 +1,7 @@
 """Blob: a named array with its gradient, as layers and users see it."""
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 from typing import Any
 
@@ -8,10 +9,8 @@ import numpy as np
 
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, shape_of, to_array
-from .device import Cpu
 from .errors import ShapeError, WeightsError
 from .exclusive import Use
-from .layout import PLAIN
 from .memory import Memory
 
 MAX_AXES, MAX_COUNT = 32, 2**31 - 1
@@ -22,6 +21,17 @@ def address(array: Any) -> int:
     return int(array.__cuda_array_interface__["data"][0])
 
 
+def resized(memory: Memory, shape: tuple[int, ...], varies: bool) -> Memory:
+    """A memory for another shape, with the values that fit; the same one if the shape is one that `varies`."""
+    if varies and memory.owner:
+        memory.store.resize(prod(shape))
+        memory.shape = shape
+        return memory
+    new = Memory(shape, memory.store.resized(prod(shape)))
+    new.owner = True
+    return new
+
+
 class Blob:
     """An array of float32 and its gradient, both allocated when first touched.
 
@@ -30,6 +40,7 @@ class Blob:
 
     changed: object = object()               # another one whenever any blob's shape has changed; see ShapeWatch
     users: tuple[Use, ...] = ()          # of the nets that the blob belongs to
+    variable: Collection[int] = ()       # axes whose extent changes from batch to batch: the blob keeps its memory then
 
     def __init__(self, shape: tuple[int, ...] = ()):
         self.shape: tuple[int, ...] = ()
@@ -44,26 +55,15 @@ class Blob:
             return
         if len(shape) > MAX_AXES or any(not 0 <= d <= MAX_COUNT for d in shape) or prod(shape) > MAX_COUNT:
             raise ShapeError(f"no blob can have the shape {shape}: at most {MAX_AXES} axes, none negative, {MAX_COUNT} values in all")
+        varies = self.varies_between(self.shape, shape)
         self.shape = shape
-        self.value, self.gradient = self._resized(self.value), self._resized(self.gradient)
+        self.value, self.gradient = (resized(memory, shape, varies) for memory in (self.value, self.gradient))
         Blob.changed = object()
 
-    def _resized(self, memory: Memory) -> Memory:
-        new = Memory(self.shape)
-        old = memory.store
-        if old.exposed and old.looked_at():          # the user sees the same buffer, as long as it is large enough
-            old.read(PLAIN)
-        if PLAIN in old.newest:                      # keep what was there, and the buffer if it is large enough
-            kept = old.copies[PLAIN]
-            old.lent.pop(PLAIN, None)
-            if kept.size >= new.store.size:
-                new.store.copies[PLAIN] = kept[:new.store.size]
-            else:
-                new.store.copies[PLAIN] = Cpu.empty(new.store.size)
-                new.store.copies[PLAIN][:kept.size] = kept
-            new.store.newest = {PLAIN}
-            new.store.exposed = old.exposed
-        return new
+    def varies_between(self, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
+        """Whether two shapes differ along axes only that are declared variable."""
+        return bool(self.variable) and len(before) == len(now) and all(
+            a == b or axis in self.variable for axis, (a, b) in enumerate(zip(before, now)))
 
     def share_value(self, other: Blob) -> None:
         """Let this blob's values be those of `other` (same count), under this blob's shape."""
@@ -122,14 +122,14 @@ class Blob:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: shape, values and gradient, in plain order. A copy belongs to no net."""
-        stores = self.value.store, self.gradient.store
-        return {"shape": self.shape, "parts": [s.read(PLAIN).copy() if s.newest or s.lost is not None else None for s in stores]}
+        parts = [None if memory.store.is_zero else memory.plain().ravel().copy() for memory in (self.value, self.gradient)]
+        return {"shape": self.shape, "parts": parts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["shape"])                              # type: ignore[misc]
         for memory, values in zip((self.value, self.gradient), state["parts"]):
             if values is not None:
-                memory.store.write(PLAIN)[...] = values
+                memory.assign(values)
 
     # ------------------------------------------------------------------------------------------------------- files
 
@@ -140,7 +140,7 @@ class Blob:
         """
         self.load_array(to_array(proto), shape_of(proto), what)
         if proto.diff or proto.double_diff or proto.raw_diff:
-            self.gradient.store.write(PLAIN)[...] = to_array(proto, diff=True).ravel()
+            self.gradient.assign(to_array(proto, diff=True))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether `shape` is this blob's, or its four-axes form."""
@@ -150,12 +150,11 @@ class Blob:
         """Take the values of `array`, whose `shape` must be this blob's (or its four-axes form)."""
         if not self.fits(shape):
             raise WeightsError(f"{what} has the shape {shape} in the file and {self.shape} in the net")
-        self.value.store.write(PLAIN)[...] = array.ravel()
+        self.value.assign(array)
 
     def save(self, with_diff: bool = False) -> pb.BlobProto:
         """A BlobProto of the values, and of the gradient if asked."""
-        diff = self.gradient.store.read(PLAIN).reshape(self.shape) if with_diff else None
-        return from_array(self.value.store.read(PLAIN).reshape(self.shape), diff=diff)
+        return from_array(self.value.plain(), diff=self.gradient.plain() if with_diff else None)
 
 
 class BlobVec(list[Blob]):

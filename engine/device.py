@@ -1,10 +1,7 @@
-"""Where a net runs: the CPU with its threads and engine, or a GPU. Chosen here, and nowhere else."""
+"""The CPU with its threads and engine, and a GPU. Which of them a net runs on, its context says (context.py)."""
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,6 @@ from ..kernels import cpu, onednn
 from . import fork
 from .errors import DeviceError
 
-log = logging.getLogger("brew")
 FEW_ROWS, LONG_ROWS = 128, 256           # where kernels/cpu/gemm_nt.cpp is faster than a general product (benchmarks/products.py)
 
 
@@ -38,12 +34,13 @@ class Cpu:
     xp: Any = np
     kernels: Any = cpu
 
-    def __init__(self) -> None:
-        self.threads = cores()
-        self.engine = os.environ.get("BREW_ENGINE", "onednn" if onednn else "caffe")
+    def __init__(self, threads: int | None = None, engine: str | None = None) -> None:
+        self.threads = cores() if threads is None else threads
+        if self.threads < 1:
+            raise DeviceError(f"brew runs on at least one thread, found {self.threads}")
+        self.engine = engine or os.environ.get("BREW_ENGINE", "onednn" if onednn else "caffe")
         if self.engine not in ("onednn", "caffe"):
-            raise DeviceError(f"BREW_ENGINE is onednn or caffe, found {self.engine!r}")
-        cpu.set_blas_threads(self.threads)
+            raise DeviceError(f"{'the engine' if engine else 'BREW_ENGINE'} is onednn or caffe, found {self.engine!r}")
 
     @property
     def lanes(self) -> int:
@@ -51,7 +48,7 @@ class Cpu:
         return int(onednn.max_lanes()) if self.engine == "onednn" and onednn else 1
 
     def enter(self) -> None:
-        """Make this thread's loops use this device's threads."""
+        """Make this thread's loops and matrix products use this device's threads."""
         cpu.set_threads(self.threads)
 
     def synchronize(self) -> None:
@@ -106,109 +103,3 @@ class Gpu:
             add_nothing(c, beta)
             return
         self.backend.gemm(ta, tb, rows, cols, inner, a, b, c, beta)
-
-
-_cpu = Cpu()
-_default: Cpu | Gpu = _cpu       # where nets are built
-_current: Cpu | Gpu = _cpu       # where memory is read and written now: the device of the net that runs
-gpu_runs = False                 # whether _current is a GPU: memory asks at every read and write
-_gpus: dict[int, Gpu] = {}
-_gpu_id = 0
-_warned = False                  # that there is no GPU
-
-
-def default() -> Cpu | Gpu:
-    """The device on which nets are built."""
-    return _default
-
-
-def current() -> Cpu | Gpu:
-    """The device of the net that runs now."""
-    return _current
-
-
-def activate(device: Cpu | Gpu) -> None:
-    """Run on this device: called by nets at the start of everything they do."""
-    _run_on(device)
-    device.enter()
-
-
-def _run_on(device: Cpu | Gpu) -> None:
-    global _current, gpu_runs
-    _current, gpu_runs = device, isinstance(device, Gpu)
-
-
-def cpu_device() -> Cpu:
-    return _cpu
-
-
-def set_mode_cpu() -> None:
-    """Build nets for the CPU from now on."""
-    global _default
-    _default = _cpu
-    _run_on(_cpu)
-
-
-def set_device(device_id: int) -> None:
-    """Choose which GPU set_mode_gpu() means. Raises DeviceError if there is no such GPU."""
-    global _gpu_id
-    _gpu_id = device_id
-    if isinstance(_default, Gpu):
-        set_mode_gpu()
-
-
-def set_mode_gpu() -> None:
-    """Build nets for the GPU from now on. Raises DeviceError where there is none; with BREW_NO_GPU=warn in the environment,
-    nets are then built for the CPU, and one warning says so."""
-    global _default
-    if _gpu_id not in _gpus:
-        from ..kernels.gpu import CupyBackend
-        try:
-            _gpus[_gpu_id] = Gpu(CupyBackend(_gpu_id))
-        except ImportError as e:
-            _without_gpu(f"the GPU needs CuPy: pip install 'brew[gpu]' ({e})")
-            return
-        except RuntimeError as e:
-            _without_gpu(f"GPU {_gpu_id} cannot be used: {e}", other="cudaErrorInvalidDevice" in str(e))
-            return
-    _default = _gpus[_gpu_id]
-    _run_on(_default)
-
-
-def _without_gpu(why: str, other: bool = False) -> None:
-    """Go on on the CPU if BREW_NO_GPU allows it and there is no `other` GPU."""
-    global _warned
-    wish = os.environ.get("BREW_NO_GPU") or "error"
-    if wish not in ("error", "warn"):
-        raise DeviceError(f"BREW_NO_GPU is error or warn, found {wish!r}")
-    if wish == "error" or other:
-        raise DeviceError(f"{why}\n  brew runs on the CPU without -gpu, with solver_mode: CPU, or where the environment has BREW_NO_GPU=warn") from None
-    if not _warned:
-        log.warning("%s; running on the CPU, as BREW_NO_GPU=warn allows", why)
-    _warned = True
-    set_mode_cpu()
-
-
-def set_threads(n: int) -> None:
-    """How many CPU threads brew uses; the same number gives the same bits. Affects nets built from now on."""
-    if n < 1:
-        raise DeviceError(f"brew runs on at least one thread, found {n}")
-    _cpu.threads = n
-    cpu.set_blas_threads(n)
-    cpu.set_threads(n)
-
-
-@contextmanager
-def using(device: Cpu | Gpu, engine: str | None = None) -> Iterator[None]:
-    """Build nets for `device` (and with `engine` as the CPU's default) within a with block."""
-    global _default
-    before, before_engine = _default, _cpu.engine
-    _default = device
-    _run_on(device)
-    _cpu.engine = engine or before_engine
-    try:
-        yield
-    finally:
-        _default = before
-        _run_on(before)
-        _cpu.engine = before_engine

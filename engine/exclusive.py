@@ -3,7 +3,7 @@ mixed up."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from threading import Lock, get_ident
@@ -76,11 +76,11 @@ def exclusive(method: F) -> F:
     return exclusively                                             # type: ignore[return-value]
 
 
-def claim(net: Any) -> None:
-    """Let the net's blobs know who uses it: a look at one from another thread changes which of its copies is the
+def claim(use: Use, blobs: Iterable[Any]) -> None:
+    """Let a net's blobs know who uses it: a look at one from another thread changes which of its copies is the
     newest."""
-    for blob in (*net._blobs, *(blob for layer in net.nodes for blob in layer.blobs)):
-        blob.users = (net.use,)
+    for blob in blobs:
+        blob.users = (use,)
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeVar
@@ -12,8 +11,8 @@ import numpy as np
 
 from ..proto import brew_pb2 as pb
 from ..proto import forks
-from . import device
 from .blob import Blob, BlobVec
+from .context import active
 from .errors import BrewError, NetError, fail, nearest, require
 from .fillers import fill
 from .memory import Memory
@@ -107,14 +106,14 @@ class Layer:
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
-    dry = False                          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
     user_code = False                    # its shapes are known only after importing a module of the user
-    imports = True                       # whether such modules may be imported: see dry_run()
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
         self.param, self.phase, self.seed = param, phase, seed
         self.type, self.name = param.type, param.name
-        self.device = device.current()
+        self.context = active()
+        self.device = self.context.device
+        self.dry = self.context.dry          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
         self.k: Any = self.device.kernels
         self.blobs: BlobVec = BlobVec()
         self.loss_weights: list[float] = []
@@ -190,7 +189,7 @@ class Layer:
             blob.load(self.param.blobs[index], f'blob {index} of layer "{self.name}"')
         elif filler is not None:
             values = fill(shape, filler, Random(self.seed, f"{self.name}/filler{index}"), self.param)
-            blob.value.store.write(None)[...] = values.ravel()
+            blob.value.assign(values)
         self.blobs.append(blob)
         return blob
 
@@ -251,18 +250,6 @@ class Layer:
         param.ClearField("position")
         param.blobs.extend([blob.save(with_diff) for blob in self.blobs])
         return param
-
-
-@contextmanager
-def dry_run(python: bool = False) -> Iterator[None]:
-    """Nets built within are for their shapes only: they cannot run. Python layers, and the layers that depend on them,
-    are left out (`net.unknown`) unless `python` allows importing their modules, which runs them."""
-    before = Layer.dry, Layer.imports
-    Layer.dry, Layer.imports = True, python
-    try:
-        yield
-    finally:
-        Layer.dry, Layer.imports = before
 
 
 def channels_view(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, int]:

@@ -60,9 +60,7 @@ def laid_out(shape: tuple[int, ...], lanes: int) -> Layout:
     channels = shape[1]
     lanes = lanes or channels
     grid = (shape[0], -(-channels // lanes), prod(shape[2:]), lanes, channels)
-    if grid not in _layouts:
-        _layouts[grid] = Layout(grid)
-    return _layouts[grid]
+    return _layouts.get(grid) or _layouts.setdefault(grid, Layout(grid))       # one for all threads
 
 
 _layouts: dict[tuple[int, ...], Layout] = {}

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..proto import brew_pb2 as pb
-from . import device
+from . import context
 from .errors import fail
-from .layout import PLAIN
 from .memory import Memory
 from .passes import filter_layers, insert_splits
 
@@ -31,20 +30,19 @@ FORGETS = ("its position in its data is unknown\n  define snapshot_state() and r
 
 def plain(memory: Memory) -> np.ndarray | None:
     """The values in plain order, a copy; None: all zero."""
-    store = memory.store
-    return store.read(PLAIN).reshape(memory.shape).copy() if store.newest or store.lost is not None else None
+    return None if memory.store.is_zero else memory.plain().copy()
 
 
 def fill(memory: Memory, values: np.ndarray | None) -> None:
     if values is None:
         memory.clear()
     else:
-        memory.store.write(PLAIN)[...] = values.ravel()
+        memory.assign(values)
 
 
 def state(net: Net) -> dict[str, Any]:
     """What a copy of the net needs. Raises NetError for a net with a layer that cannot be copied."""
-    device.activate(net.device)
+    net.context.activate()
     for layer in net.nodes:
         reason = layer.bound or (FORGETS if layer.forgets() else "")
         if reason:
@@ -96,7 +94,7 @@ def _layer_state(layer: Any) -> dict[str, Any]:
 
 def build(net: Net, state: dict[str, Any]) -> None:
     """Make `net`, an object without members, the net of this state, for the current device; without its values."""
-    net.file, net.phase, net.seed, net.device = state["file"], state["phase"], state["seed"], device.default()
+    net.file, net.phase, net.seed, net.context = state["file"], state["phase"], state["seed"], context.current()
     net.param = pb.NetParameter.FromString(state["param"])
     net.name = net.param.name
     net._build(insert_splits(filter_layers(net.param)))
@@ -133,9 +131,9 @@ def revive(net: Net, state: dict[str, Any]) -> None:
 
 
 def deep_copy(net: Net, memo: dict[int, Any]) -> Net:
-    """A copy on the net's own device."""
+    """A copy in the net's own context."""
     copy = memo[id(net)] = type(net).__new__(type(net))
-    with device.using(net.device):
+    with net.context:
         revive(copy, apart(net.__getstate__(), memo))
     return copy
 

@@ -18,6 +18,11 @@ class Pool:
         self.free: list[np.ndarray] = []
         self.lock = Lock()                   # nets of several threads take from the same pool
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that nobody holds at present."""
+        return sum(array.nbytes for array in self.free)
+
     def take(self, size: int) -> np.ndarray:
         """An array of at least `size` floats. What it holds is undefined."""
         with self.lock:
@@ -33,5 +38,7 @@ class Pool:
         with self.lock:
             insort(self.free, array, key=len)
 
-
-POOL = Pool()
+    def clear(self) -> None:
+        """Let go of what nobody holds."""
+        with self.lock:
+            self.free.clear()

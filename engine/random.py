@@ -1,7 +1,6 @@
 """Random numbers: every stream is a function of (seed, who draws, how often before), the same on every device."""
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from math import prod
 from zlib import crc32
@@ -9,20 +8,6 @@ from zlib import crc32
 import numpy as np
 
 from ..kernels import cpu
-
-
-_chosen: int | None = None
-
-
-def set_random_seed(seed: int) -> None:
-    """Let nets and solvers that are given no seed of their own take this one, from now on."""
-    global _chosen
-    _chosen = seed
-
-
-def new_seed() -> int:
-    """The seed of a run that was given none: that of set_random_seed, else a new one."""
-    return int.from_bytes(os.urandom(4), "little") if _chosen is None else _chosen
 
 
 def stream(who: str, count: int = 0) -> int:

@@ -3,28 +3,25 @@ from __future__ import annotations
 
 import logging
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..proto import read_weights, shape_of, to_array
 from .errors import Position, WeightsError
 from .files import h5_array, h5_bytes, h5_members, write_whole
-from .layout import PLAIN
+from .graph import Graph
 from .resources import available_memory
-
-if TYPE_CHECKING:
-    from .net import Net
 
 log = logging.getLogger("brew")
 HDF5, BINARY = b"\x89HDF\r\n\x1a\n", (b"\n", b"\xa2\x06")        # how HDF5 files begin; and NetParameters, with a name or a layer
 Plan = list[tuple[Any, np.ndarray, tuple[int, ...], str]]        # blob, its values, their shape in the file, what errors call it
 
 
-def load(net: Net, path: str) -> None:
-    """Copy the weights of every layer that `path` and `net` both name; the log lists what was copied, what is new and what was
+def load(graph: Graph, path: str) -> None:
+    """Copy the weights of every layer that `path` and the net both name; the log lists what was copied, what is new and what was
     ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
-    copy(match(net, path))
+    copy(match(graph, path))
 
 
 def copy(plan: Plan) -> None:
@@ -33,13 +30,14 @@ def copy(plan: Plan) -> None:
         blob.load_array(array, shape, what)
 
 
-def match(net: Net, path: str) -> Plan:
+def match(graph: Graph, path: str) -> Plan:
     """What load() copies, all of it read and checked. Nothing is changed yet."""
     stored, parts = read(path), is_hdf5(path)                    # HDF5 may hold some of a layer's blobs only
     plan: Plan = []
     wrong: list[str] = []
     table: list[tuple[str, str, str]] = []                       # (what became of it, layer, shapes)
-    layers = net.named_nodes
+    layers = graph.named_nodes
+    params = {name: layer.blobs for name, layer in layers.items() if layer.blobs}
     for name, blobs in stored.items():
         layer = layers.get(name)
         if layer is None:
@@ -65,8 +63,8 @@ def match(net: Net, path: str) -> Plan:
         raise WeightsError("\n  ".join([*wrong, "to train a layer anew, give that of the net another name"]), Position(path))
     if not any(row[0] == "copied" for row in table):
         raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
-                           f"\n  layers of the net: {' '.join(net.params)}", Position(path))
-    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in net.params.items() if name not in stored]
+                           f"\n  layers of the net: {' '.join(params)}", Position(path))
+    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in params.items() if name not in stored]
     width = max(len(name) for _, name, _ in table)
     log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
     return plan
@@ -120,29 +118,27 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
         raise WeightsError(f"this is no HDF5 caffemodel, or only a part of one ({e})", Position(path)) from None
 
 
-def save(net: Net, path: str, with_diff: bool = False) -> None:
-    write_whole(path, net.to_proto(with_diff).SerializeToString())
 
-
-def save_hdf5(net: Net, path: str, with_diff: bool = False) -> None:
+def save_hdf5(graph: Graph, path: str, with_diff: bool = False) -> None:
     """Owners of shared parameters are written, sharers are not (as in Caffe)."""
     def fill(file: Any) -> None:
         for part in ["data", "diff"] if with_diff else ["data"]:
             file.create_group(part)
-        for layer in net.nodes:
+        for layer in graph.nodes:
             for part, memory in (("data", "value"), ("diff", "gradient")):
                 if part in file:
                     group = file[part].require_group(layer.name)
                     for k in getattr(layer, "owns", []):
                         blob = layer.blobs[k]
-                        group[str(k)] = getattr(blob, memory).store.read(PLAIN).reshape(blob.shape)
+                        group[str(k)] = getattr(blob, memory).plain()
     write_whole(path, h5_bytes(fill))
 
 
-def share(net: Net, other: Net) -> None:
-    """Let `net` use the parameter blobs of `other`, layer by name."""
-    theirs = other.named_nodes
-    for i, layer in enumerate(net.nodes):
+def share(graph: Graph, other: Graph) -> list[int]:
+    """Let the net use the parameter blobs of `other`, layer by name. Returns the numbers of the layers that do: what they
+    prepared for their own weights may not suit these."""
+    theirs, sharing = other.named_nodes, []
+    for i, layer in enumerate(graph.nodes):
         source = theirs.get(layer.name)
         if source is None or not layer.blobs:
             continue
@@ -150,6 +146,10 @@ def share(net: Net, other: Net) -> None:
             raise WeightsError(f'layer "{layer.name}" has parameters of the shapes {[b.shape for b in layer.blobs]} here and '
                                f"{[b.shape for b in source.blobs]} in the net that it should share them with")
         for mine, his in zip(layer.blobs, source.blobs):
+            if mine.value.store.gpu != his.value.store.gpu:
+                raise WeightsError(f'layer "{layer.name}" is on another device than the one that it should share parameters '
+                                   "with\n  copy the weights instead: save(), and copy_from()")
             mine.value = his.value
             mine.users = (*mine.users, *(use for use in his.users if use not in mine.users))
-        net.forget_shapes(i)                     # what it prepared for its own weights may not suit these
+        sharing.append(i)
+    return sharing

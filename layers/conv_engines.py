@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from ..engine.blob import Blob
@@ -135,12 +136,13 @@ class WeightLayout:
 
     @staticmethod
     def of(format: Any) -> WeightLayout:
-        same = _weight_layouts.setdefault(int(format.size), [])
-        for layout in same:
-            if layout.format == format:
-                return layout
-        same.append(WeightLayout(format))
-        return same[-1]
+        with _making:
+            same = _weight_layouts.setdefault(int(format.size), [])
+            for layout in same:
+                if layout.format == format:
+                    return layout
+            same.append(WeightLayout(format))
+            return same[-1]
 
     @property
     def size(self) -> int:
@@ -154,6 +156,7 @@ class WeightLayout:
 
 
 _weight_layouts: dict[int, list[WeightLayout]] = {}         # by size
+_making = Lock()                                            # nets of several threads make them
 
 
 class Variant:
@@ -193,7 +196,7 @@ class OneDnn(Engine):
         layer.blobs[0].value.update(self.main.weight_layout)
         self.winograd: Winograd | None = None
         if winograd and self.main.lanes == (LANES, LANES) and self.main.format.block == LANES and Winograd.suits(g):
-            self.winograd = Winograd(g)
+            self.winograd = Winograd(g, layer.context.pool)
 
     def _first(self, kernels: Callable[[Variant], tuple[str, ...]], format: Any = None) -> Variant:
         """The best variant for which the library has `kernels` of its own, rather than its slow reference."""

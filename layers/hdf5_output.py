@@ -43,7 +43,7 @@ class HDF5OutputLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         import h5py
-        arrays = [blob.value.store.read(None).reshape(blob.shape) for blob in bottom]
+        arrays = [blob.value.plain() for blob in bottom]
         place = str(Path(self.path).absolute())
         try:
             with h5py.File(self.path, "w" if place in TO_BEGIN else "a") as file:

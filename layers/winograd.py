@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..engine.device import Cpu
-from ..engine.pool import POOL
+from ..engine.pool import Pool
 from ..kernels import cpu
 
 LANES = int(cpu.winograd_lanes)
@@ -17,8 +17,9 @@ class Winograd:
     blocks of LANES channels and weights in blocks of both. The results are as exact as those of the definition: transforms
     are sums, and halves in the weights. Tiles at odd ends are filled up, so that their share must stay small."""
 
-    def __init__(self, g: Any):
+    def __init__(self, g: Any, pool: Pool):
         (n, c, *size), (_, k, *out) = g.bottom, g.top
+        self.pool = pool
         self.groups, self.outputs, self.channels = g.groups, k // g.groups, c // g.groups
         self.size = 16 * self.groups * self.outputs * self.channels
         self.shape = [n, self.channels, *size, self.outputs, *out, *g.pad, g.groups]
@@ -50,12 +51,12 @@ class Winograd:
         self._run(dy, w, True, None, None, None, dx, self.back)
 
     def _run(self, x: Any, w: Any, turned: bool, bias: Any, addend: Any, relu: float | None, y: Any, shape: list[int]) -> None:
-        u = POOL.take(self.size)
+        u = self.pool.take(self.size)
         cpu.winograd_weights(w, u, self.groups, self.outputs, self.channels, turned)
         cpu.winograd_forward(x, u, bias, addend, relu, y, shape)
-        POOL.give(u)
+        self.pool.give(u)
 
     def backward_weights(self, x: Any, dy: Any, dw: Any, db: Any, beta: float) -> None:
-        memory = POOL.take(cpu.winograd_gradient_memory(self.shape))
+        memory = self.pool.take(cpu.winograd_gradient_memory(self.shape))
         cpu.winograd_backward_weights(x, dy, memory, dw, db, beta, self.shape)
-        POOL.give(memory)
+        self.pool.give(memory)

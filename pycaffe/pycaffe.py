@@ -61,11 +61,11 @@ class Net(engine.Net):
 
     def _bottom_ids(self, i: int) -> list[int]:
         """Which of `_blobs` layer number i reads."""
-        return self.bottom_ids[i]
+        return self.graph.bottom_ids[i]
 
     def _top_ids(self, i: int) -> list[int]:
         """Which of `_blobs` layer number i makes."""
-        return self.top_ids[i]
+        return self.graph.top_ids[i]
 
     def _batch(self, blobs: dict[str, Any]) -> Iterator[dict[str, np.ndarray]]:
         """Parts of the arrays as long as a batch, the last one filled up with zeros."""

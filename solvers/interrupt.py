@@ -14,7 +14,6 @@ from operator import attrgetter
 from threading import get_ident, main_thread
 from typing import TYPE_CHECKING, Any
 
-from ..engine import device
 from ..engine.errors import Position, SolverError
 from ..engine.layer import Layer
 from ..engine.net import Net
@@ -121,7 +120,7 @@ class Undo:
 
     def put_back(self) -> Any:
         """Returns the first layer that cannot go back, or None."""
-        device.activate(self.net.device)
+        self.net.context.activate()
         for (name, count, layers), counts in zip(self.counted, self.counts):
             for layer, before in zip(layers, counts):
                 if count(layer) != before:

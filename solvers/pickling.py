@@ -8,7 +8,8 @@ from copy import deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..engine import device, pickling
+from ..engine import pickling
+from ..engine.store import GPU
 from ..proto import brew_pb2 as pb
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def state(solver: Solver) -> dict[str, Any]:
     """What a copy of the solver needs."""
     def parts(array: Any) -> list[Any]:
         return [pickling.plain(solver.arena.as_memory(array, slot)) for slot in solver.arena.slots]
-    device.activate(solver.net.device)
+    solver.net.context.activate()
     return {
         "param": solver.param.SerializeToString(), "members": {name: getattr(solver, name) for name in PLAIN_MEMBERS},
         "nets": [(type(net), net.__getstate__()) for net in solver.nets],
@@ -49,7 +50,7 @@ def revive(solver: Solver, state: dict[str, Any]) -> None:
     solver._assemble(nets[0], nets[1:])                # the arena takes a new net's layouts, and then the values
     for net, (_, of) in zip(nets, state["nets"]):
         pickling.set_values(net, of)
-    device.activate(solver.net.device)
+    solver.net.context.activate()
     for array, parts in zip(solver.history, state["history"]):
         _fill(solver, array, parts)
     if state["average"] is not None:
@@ -62,17 +63,17 @@ def revive(solver: Solver, state: dict[str, Any]) -> None:
 def _fill(solver: Solver, array: Any, parts: list[Any]) -> None:
     for slot, values in zip(solver.arena.slots, parts):
         memory = solver.arena.as_memory(array, slot)
-        home = memory.store.home
+        home = memory.store.layout if not memory.store.gpu else GPU
         if values is not None:
             pickling.fill(memory, values)
             memory.store.read(home)                    # back into the array
 
 
 def deep_copy(solver: Solver, memo: dict[int, Any]) -> Solver:
-    """A copy on the solver's own device."""
+    """A copy in the solver's own context."""
     copy = memo[id(solver)] = type(solver).__new__(type(solver))
     given = solver.__getstate__()
     nets = [(cls, pickling.apart(of, memo)) for cls, of in given["nets"]]
-    with device.using(solver.net.device):
+    with solver.net.context:
         revive(copy, {**given, "nets": nets, "more": deepcopy(given["more"], memo)})
     return copy

@@ -124,7 +124,7 @@ def restore(solver: Solver, path: str) -> None:
         average = _average(solver, state, path)
         changes = layer_state.planned(solver, state.layer) if state.HasField("seed") else []
         model = _model_of(state, path)
-    plan = weights.match(solver.net, model)
+    plan = weights.match(solver.net.graph, model)
     _check_average_file(state, model)
     try:
         layer_state.restore_users(changes)

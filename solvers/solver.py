@@ -17,7 +17,7 @@ from ..engine.held import Settled
 from ..engine.held import settle as settle_arrays
 from ..engine.net import Net
 from ..engine.passes import merged_state
-from ..engine.random import new_seed
+from ..engine.context import new_seed
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, settle_forks, to_text
 from . import lr_policy, pickling, snapshot

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine import device as devices
+from brew.engine import context as devices
 from brew.kernels import onednn
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine.layer import dry_run
+from brew.engine.context import dry_run
 from brew.proto import BrewError, PrototxtError, pb, read_net, to_text
 
 pytestmark = pytest.mark.oracle

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine import device
+from brew.engine import context as device
 from brew.engine.passes import filter_layers
 from brew.proto import pb, read_net
 

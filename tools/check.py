@@ -8,7 +8,8 @@ from typing import Any
 
 from ..engine.blob import Blob
 from ..engine.errors import BrewError, DataError, NetError, Position, PrototxtError, SolverError, fail
-from ..engine.layer import Layer, dry_run, layer_class
+from ..engine.context import current, dry_run
+from ..engine.layer import layer_class
 from ..engine.passes import check_connections, filter_layers, insert_splits, left_out, merged_state, plan_backward
 from ..engine.rewrites import check_rewrites, find_rewrites
 from ..proto import brew_pb2 as pb
@@ -143,7 +144,7 @@ def _check_state(net: pb.NetParameter, state: pb.NetState, python: bool, misread
         for layer in param.layer:
             known = layer.name not in misread and collect(lambda layer=layer: _check_type(layer))
             source = next((unknown[b] for b in layer.bottom if b in unknown), None)
-            if known and not Layer.imports and layer_class(layer).user_code:
+            if known and not current().imports and layer_class(layer).user_code:
                 unchecked[layer.name] = []
                 source = layer.name
             elif source and layer.type != "Split":

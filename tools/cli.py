@@ -102,7 +102,7 @@ def make_parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command; returns the exit code. The modules are imported here so that -help and usage errors are quick."""
     if args.threads:
-        from ..engine.device import set_threads
+        from ..engine.context import set_threads
         set_threads(args.threads)
     from .caffe_scripts import offer_caffe
     offer_caffe()
@@ -157,7 +157,7 @@ def stages(text: str) -> list[str]:
 def choose_device(gpu: str) -> None:
     """Switch to the GPU of a -gpu flag, if there is one."""
     if gpu:
-        from ..engine.device import set_device, set_mode_gpu
+        from ..engine.context import set_device, set_mode_gpu
         from ..engine.errors import DeviceError
         if not gpu.isdecimal():
             raise DeviceError(f"-gpu takes the number of one GPU, found {gpu!r}")

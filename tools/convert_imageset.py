@@ -15,7 +15,8 @@ from rich.progress import track
 
 from ..engine.device import cores
 from ..engine.errors import DataError, Position
-from ..engine.random import new_seed, permutation
+from ..engine.context import new_seed
+from ..engine.random import permutation
 from ..layers.decode import decode_image
 from ..layers.image_data import read_list
 from ..proto import brew_pb2 as pb

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..engine.errors import NetError
 from ..engine.files import check_writable, write_whole
-from ..engine.layer import dry_run
+from ..engine.context import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import BrewError

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..engine.errors import DataError, NetError, Position, check_readable, read_bytes
 from ..engine.net import Net
-from ..engine.random import new_seed, words
+from ..engine.context import new_seed
+from ..engine.random import words
 from ..layers.decode import decode_image
 from ..proto import brew_pb2 as pb
 from ..proto import read_binary, shape_of, to_array

@@ -35,7 +35,7 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
     number = net._layer_names.index(layer)
     bottoms, tops = net.bottoms[number], net.tops[number]
     counters = [(x, x.counter, getattr(x, x.counter)) for x in net.nodes if x.counter]
-    carried = [(memory, memory.store.read(None).copy()) for x in net.nodes for memory in x.carried]
+    carried = [(memory, memory.plain().copy()) for x in net.nodes for memory in x.carried]
     weights: list[np.ndarray] = []
 
     def run(blob: Any = None, place: tuple[int, ...] = (), change: float = 0.0) -> float:
@@ -46,7 +46,7 @@ def check_gradient(net: Net, layer: str = "l", skip: tuple[int, ...] = (), step:
         for x, name, value in counters:                    # the same random draws each time
             setattr(x, name, value)
         for memory, values in carried:                     # and the same states to begin with
-            memory.store.write(None)[...] = values
+            memory.assign(values)
         net.forward(start=layer, end=layer)
         while len(weights) < len(tops):
             weights.append((len(weights) < (counted or len(tops))) * rng.uniform(-1, 1, tops[len(weights)].shape).astype(np.float32))

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from ..engine.errors import SnapshotError, WeightsError, check_readable
 from ..engine.files import check_writable
-from ..engine.layer import dry_run, layer_class
+from ..engine.context import dry_run
+from ..engine.layer import layer_class
 from ..layers.python import import_class
 from ..proto import brew_pb2 as pb
 from ..solvers.solver import solver_class

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine.errors import NetError
-from ..engine.layer import dry_run, layer_class
+from ..engine.context import dry_run
+from ..engine.layer import layer_class
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from .cli import stages

@@ -10,7 +10,7 @@ import numpy as np
 from ..engine import weights as files
 from ..engine.errors import NetError, Position, WeightsError, nearest, require
 from ..engine.files import check_writable, write_whole
-from ..engine.layer import dry_run
+from ..engine.context import dry_run
 from ..engine.net import Net
 from ..engine.passes import filter_layers
 from ..proto import brew_pb2 as pb

@@ -17,7 +17,6 @@ from ..engine.errors import NetError
 from ..engine.files import check_writable, write_whole
 from ..engine.layout import PLAIN
 from ..engine.net import Net
-from ..engine.pool import POOL
 from ..proto import brew_pb2 as pb
 from .cli import choose_device, stages
 from .log import log_to_stderr
@@ -119,16 +118,16 @@ def _renew_inputs(net: Net) -> None:
 def _memory(net: Net) -> int:
     """Bytes that the net's blobs hold, and those that they gave up for each other."""
     stores = {id(m.store): m.store for blob in [*net.blobs.values(), *(p.blob for p in net.learnable)] for m in (blob.value, blob.gradient)}
-    return int(sum(a.nbytes for store in stores.values() for a in store.copies.values()) + sum(a.nbytes for a in POOL.free))
+    return sum(store.nbytes for store in stores.values()) + net.context.pool.nbytes
 
 
 def _copies(net: Net, i: int, run: Callable[[int, int], object]) -> list[str]:
     """Which blobs layer i copies to another layout, or to the GPU, in a run of it."""
     parts = [(name, getattr(net.blobs[name], part).store) for name in dict.fromkeys([*net.bottom_names[net.nodes[i].name], *net.top_names[net.nodes[i].name]])
              for part in ("value", "gradient")]
-    before = [set(store.newest) for _, store in parts]
+    before = [store.current for _, store in parts]
     run(i, i)
-    return [f"{name} to {_layout_name(layout)}" for (name, store), had in zip(parts, before) if had and had < store.newest for layout in store.newest - had]
+    return [f"{name} to {_layout_name(layout)}" for (name, store), had in zip(parts, before) if had and had < store.current for layout in store.current - had]
 
 
 def _layout_name(layout: Any) -> str:

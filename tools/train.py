@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..engine import device
+from ..engine import context
 from ..engine.errors import DeviceError, Position, SolverError
 from ..proto import brew_pb2 as pb
 from ..proto import read_solver
@@ -78,8 +78,8 @@ def _choose_device(param: pb.SolverParameter, args: argparse.Namespace) -> None:
         choose_device(args.gpu)
     elif param.solver_mode == pb.SolverParameter.GPU:
         try:
-            device.set_device(param.device_id)
-            device.set_mode_gpu()
+            context.set_device(param.device_id)
+            context.set_mode_gpu()
         except DeviceError as e:
             if param.HasField("solver_mode"):
                 raise DeviceError(f"the solver says solver_mode: GPU: {e}", Position(args.solver)) from None

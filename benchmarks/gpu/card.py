@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from checks import check, gpu
 
-from brew.engine import device as devices
+from brew.engine import context as devices
 from brew.kernels import cpu
 from brew.tools.cli import main as brew_command
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 import brew
-from brew.engine import device as devices
+from brew.engine import context as devices
 
 
 def check(what: str, holds: bool, more: str = "") -> bool:

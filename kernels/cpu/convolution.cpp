@@ -1,12 +1,31 @@
 // The portable convolution: im2col and a matrix product, for any number of spatial axes. Plain layout.
 #include <cblas.h>
 
+#include <mutex>
+#include <shared_mutex>
+
 #include "../include/im2col.h"
 #include "cpu.h"
 
 namespace BREW_ISA {
 
+// OpenBLAS has one number of threads for the process. Products of Python threads that want the same number run side by
+// side; one that wants another waits until they are done.
+std::shared_mutex blas;
+int blas_threads = 0;
+
+std::shared_lock<std::shared_mutex> with_blas_threads(int wanted) {
+  for (;;) {
+    std::shared_lock<std::shared_mutex> lock(blas);
+    if (blas_threads == wanted) return lock;
+    lock.unlock();
+    std::unique_lock<std::shared_mutex> alone(blas);
+    scipy_openblas_set_num_threads(blas_threads = wanted);
+  }
+}
+
 void gemm(bool ta, bool tb, int m, int n, int k, float alpha, const float* a, const float* b, float beta, float* c) {
+  const auto lock = with_blas_threads(omp_get_max_threads());
   scipy_cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n, k, alpha, a, ta ? m : k,
                     b, tb ? k : n, beta, c, n);
 }
@@ -273,6 +292,5 @@ void bind_convolution(py::module_& m) {
     const ConvShape s = columns_shape(shape, channels, image, columns); const float* a = columns.data(); float* b = image.mutable_data(); Release _;
     col2im(a, b, channels, s);
   }, nc("columns"), nc("image"), py::arg("channels"), py::arg("shape"));
-  m.def("set_blas_threads", [](int n) { scipy_openblas_set_num_threads(n); });
 }
 }  // namespace BREW_ISA

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 from . import layers as layers
 from .engine.blob import Blob
-from .engine.device import set_device, set_mode_cpu, set_mode_gpu, set_threads
+from .engine.context import Context, set_device, set_mode_cpu, set_mode_gpu, set_random_seed, set_threads
 from .engine.layer import LAYERS
 from .engine.net import Net
-from .engine.random import set_random_seed
 from .layers.python import UserLayer as Layer
 from .proto.errors import BrewError
 from .solvers import SOLVERS, get_solver
@@ -67,6 +66,6 @@ def install_as_caffe() -> None:
         sys.modules[f"caffe.{name}"] = importlib.import_module(f"brew.pycaffe.{name}")
 
 
-__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "AdamWSolver", "BrewError", "Blob", "LARSSolver", "LAYERS", "Layer", "Net",
+__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "AdamWSolver", "BrewError", "Blob", "Context", "LARSSolver", "LAYERS", "Layer", "Net",
            "NesterovSolver", "RMSPropSolver", "SGDSolver", "SOLVERS", "Solver", "TEST", "TRAIN", "__version__", "get_solver",
            "install_as_caffe", "layer_type_list", "layers", "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]

@@ -15,6 +15,7 @@ import pytest
 
 import brew
 from brew.engine import plan, pool
+from brew.engine.context import DEFAULT
 from brew.proto import parse, pb
 
 
@@ -42,9 +43,9 @@ def release_everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(plan, "SMALL", 0)
     monkeypatch.setattr(pool.Pool, "give", poison)
-    pool.POOL.free.clear()
+    DEFAULT.pool.clear()
     yield
-    pool.POOL.free.clear()
+    DEFAULT.pool.clear()
 
 
 def inputs(shapes: list[tuple[int, ...]], labels: tuple[int, ...]) -> str:

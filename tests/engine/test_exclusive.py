@@ -17,7 +17,7 @@ import pytest
 
 import brew
 import brew.pycaffe as caffe
-from brew.engine import device as devices
+from brew.engine import context as devices
 from brew.engine.errors import NetError
 from brew.engine.layout import laid_out
 from brew.engine.memory import Memory
@@ -158,7 +158,7 @@ def test_a_solver_whose_net_runs_in_another_thread_is_refused() -> None:
 def test_looking_at_lost_values_runs_the_net_in_one_thread_only() -> None:
     net = brew.Net(parse(DEPLOY.replace("dim: 8", "dim: 64"), pb.NetParameter()))
     net.forward(x=np.ones((64, 16, 14, 14)))
-    assert net.blobs["p"].value.store.lost is not None
+    assert net.blobs["p"].value.store.is_given_up
     with running(net, lambda: net.blobs["p"].data):
         refused(lambda n: n.blobs["c"].data, net)
         refused(lambda n: n.forward(), net)

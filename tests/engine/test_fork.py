@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine import device as devices
+from brew.engine import context as devices
 from brew.engine import fork
 from brew.engine.errors import DataError, DeviceError
 from brew.layers.database import open_database

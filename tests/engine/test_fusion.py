@@ -43,7 +43,7 @@ def build(convolution: str, after: str, end: str) -> brew.Net:
 
 def both(n: brew.Net, twin: brew.Net) -> tuple[np.ndarray, np.ndarray]:
     """Results of a net with what runs as one, and of its twin, layer by layer."""
-    if not any(twin._hooks.values()):
+    if not any(twin.run.hooks.values()):
         twin.before_forward(lambda i: None)
     return n.forward()["t"].copy(), twin.forward()["t"].copy()
 

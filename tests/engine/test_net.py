@@ -89,7 +89,7 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "b" bottom: "x1" top: "los
     ("", "propagate_down: false", {"a": False, "b": True, "side": False, "loss": True})])
 def test_backward_runs_where_a_loss_asks_and_something_learns(param: str, down: str, expected: dict[str, bool]) -> None:
     n = net(CHAIN.replace("PARAM", param).replace("DOWN", down))
-    assert {name: run for name, run in zip(n._layer_names, n._run_backward) if name in expected} == expected
+    assert {name: run for name, run in zip(n._layer_names, n.graph.runs) if name in expected} == expected
 
 
 def test_force_backward_gives_every_blob_but_labels_a_gradient() -> None:

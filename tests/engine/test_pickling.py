@@ -198,7 +198,7 @@ import pickle, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import brew
 from test_pickling import net_after, solver_after
-brew.set_threads({brew.engine.device.cpu_device().threads})
+brew.set_threads({brew.engine.context.cpu_device().threads})
 net, solver = pickle.load(open("pickled", "rb"))
 pickle.dump((net_after(net, 2), solver_after(solver, 3)), open("results", "wb"))
 """

@@ -10,7 +10,8 @@ import pytest
 
 import brew
 from brew.engine.errors import NetError
-from brew.engine.pool import POOL, Pool
+from brew.engine.context import DEFAULT
+from brew.engine.pool import Pool
 from brew.proto import parse, pb
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -55,7 +56,7 @@ def solver(keep: bool) -> brew.solvers.Solver:
 def memory(n: brew.Net) -> tuple[int, int]:
     """(bytes that values take now, bytes if each blob had its own)."""
     stores = {id(b.value.store): b.value.store for b in n.blobs.values()}.values()
-    return sum(a.nbytes for s in stores for a in s.copies.values()) + sum(a.nbytes for a in POOL.free), 4 * sum(s.size for s in stores)
+    return sum(s.nbytes for s in stores) + DEFAULT.pool.nbytes, 4 * sum(s.size for s in stores)
 
 
 def test_a_request_gets_the_smallest_array_that_serves_and_makes_room_otherwise() -> None:
@@ -76,7 +77,7 @@ def test_in_test_memory_is_reused_and_results_stay(device: str) -> None:
     for _ in range(3):
         assert np.array_equal(reusing.forward()["ip"], expected)
     if device == "cpu":
-        POOL.free.clear()
+        DEFAULT.pool.clear()
         assert memory(reusing)[0] < 0.3 * memory(reusing)[1]
     assert not reusing.keep_values
     for name in ("c1", "sum", "t"):                     # a look brings it back, with all others
@@ -178,7 +179,7 @@ def test_frozen_layers_cost_neither_backward_nor_memory() -> None:
 
 
 def test_resnet50_needs_a_fifth_of_the_memory_of_its_blobs() -> None:
-    POOL.free.clear()
+    DEFAULT.pool.clear()
     n = brew.Net(MODELS / "resnet50" / "deploy.prototxt", brew.TEST, seed=1)
     n.forward()
     used, unshared = memory(n)

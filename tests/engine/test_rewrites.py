@@ -136,9 +136,9 @@ def test_images_in_blocked_layouts_and_fused_layers(chain: str, steps: int, devi
 def test_no_copy_where_signs_suffice() -> None:
     """AlexNet's fc6, relu6 and drop6 are all in place: ReLU needs signs only, which Dropout keeps."""
     body = 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" } layer { name: "d" type: "Dropout" bottom: "c" top: "c" }'
-    assert brew.Net(parse(IMAGES % (body, "c"), pb.NetParameter()), brew.TRAIN).rewrites == []
+    assert brew.Net(parse(IMAGES % (body, "c"), pb.NetParameter()), brew.TRAIN).graph.rewrites == ()
     body = body.replace("ReLU", "TanH")
-    assert len(brew.Net(parse(IMAGES % (body, "c"), pb.NetParameter()), brew.TRAIN).rewrites) == 1
+    assert len(brew.Net(parse(IMAGES % (body, "c"), pb.NetParameter()), brew.TRAIN).graph.rewrites) == 1
 
 
 def test_the_zoo_needs_no_copies() -> None:
@@ -148,7 +148,7 @@ def test_the_zoo_needs_no_copies() -> None:
             param = read_net(file)
             param.force_backward = True
             net = brew.Net(param, brew.TRAIN, seed=1)
-            assert all(net._run_backward) and net.rewrites == [], name
+            assert all(net.graph.runs) and net.graph.rewrites == (), name
 
 
 SHARED = {   # (layers, what the error says)

@@ -136,8 +136,8 @@ def test_runs_without_a_reshape_compare_nothing(monkeypatch: pytest.MonkeyPatch)
     def compared(*args: Any) -> Any:
         raise AssertionError
 
-    monkeypatch.setattr(net._watch, "_shapes_of", compared)
-    monkeypatch.setattr(net._watch, "_compare", compared)
+    monkeypatch.setattr(net.run.watch, "_shapes_of", compared)
+    monkeypatch.setattr(net.run.watch, "_compare", compared)
     for _ in range(2):
         net.forward()
         net.backward()

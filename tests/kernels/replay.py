@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 import brew
-from brew.engine import device as devices
+from brew.engine import context as devices
 from brew.engine.layer import Layer
 from brew.kernels import cpu, onednn
 from brew.proto import parse, pb
 from brew.tools.gradient_check import one_layer_net
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"release_threads", "set_threads", "set_blas_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
+SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
 ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
 ITEMS = {"transform_image", "transform_floats", "copy_rows"}                           # a row less may still be an image, or shorter rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from brew.engine import device
+from brew.engine import context as device
 from brew.kernels import cpu
 
 

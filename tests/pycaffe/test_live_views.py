@@ -61,7 +61,7 @@ class Subject:
         weights = self.net.params["ip"][0].data.copy()
         self.solver.history[0][...] = 0
         self.solver.step(1)
-        self.net._hooks["after_forward"].clear()
+        self.net.run.hooks["after_forward"].clear()
         self.solver.callbacks.clear()
         names = list(self.net._layer_names)
         assert np.array_equal(seen[names.index("relu")][1], self.net.blobs["c"].data) and not np.array_equal(seen[names.index("conv")][1], seen[names.index("relu")][1])

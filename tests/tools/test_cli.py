@@ -12,7 +12,7 @@ import pytest
 
 import brew
 from brew.engine.errors import DeviceError
-from brew.engine.layer import dry_run
+from brew.engine.context import dry_run
 from brew.proto import pb, read_net
 from brew.tools.cli import main
 from brew.tools.metrics import read_metrics

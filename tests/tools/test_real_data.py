@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import brew
-from brew.engine.layer import dry_run
+from brew.engine.context import dry_run
 from brew.layers.database import open_database
 from brew.proto import parse, pb, read_binary, read_net, read_weights, shape_of, to_array
 from brew.tools.cli import main

@@ -13,7 +13,7 @@ import pytest
 
 import brew
 from brew.engine.errors import NetError
-from brew.engine.layer import dry_run
+from brew.engine.context import dry_run
 from brew.proto import parse, pb
 from brew.pycaffe.draw import draw_net_to_file
 from brew.tools.cli import main, make_parser
