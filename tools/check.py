@@ -9,7 +9,7 @@ from typing import Any
 from ..engine.blob import Blob
 from ..engine.errors import BrewError, DataError, NetError, Position, PrototxtError, SolverError, fail
 from ..engine.context import current, dry_run
-from ..engine.layer import layer_class
+from ..engine.layer import Layer, layer_class
 from ..engine.passes import check_connections, filter_layers, insert_splits, left_out, merged_state, plan_backward
 from ..engine.rewrites import check_rewrites, find_rewrites
 from ..proto import brew_pb2 as pb
