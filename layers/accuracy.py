@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from ..engine.blob import Blob
 from ..engine.layer import Layer, between, channels_view, exactly, register
-from .whole_numbers import refuse, whole_numbers
+from .whole_numbers import integers, refuse
 
 
 @register("Accuracy")
@@ -37,11 +37,10 @@ class AccuracyLayer(Layer):
         xp, p = self.device.xp, self.param.accuracy_param
         outer, classes, inner = self.view
         scores = bottom[0].value.read().reshape(self.view)
-        values = bottom[1].value.read().reshape(outer, inner)
-        labels = whole_numbers(xp, values)
+        labels = integers(bottom[1].value).reshape(outer, inner)
         counts = labels != p.ignore_label if p.HasField("ignore_label") else xp.ones(labels.shape, bool)
         wrong = counts & ((labels < 0) | (labels >= classes))
-        refuse(self, wrong, values, f"a label lies outside of the {classes} classes, 0 to {classes - 1}: found {{value}}", "bottom[1]")
+        refuse(self, wrong, bottom[1].value, f"a label lies outside of the {classes} classes, 0 to {classes - 1}: found {{value}}", "bottom[1]")
         safe = xp.where(counts, labels, 0)
         own = xp.take_along_axis(scores, safe[:, None, :], 1)
         right = counts & ((scores >= own).sum(1) - 1 < p.top_k)

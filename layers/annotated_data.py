@@ -13,6 +13,7 @@ from . import augment
 from .augment import Draw
 from .boxes import overlaps
 from .data import DataLayer
+from .transformer import Normalize
 
 Boxes = np.ndarray                       # (n, 4): xmin, ymin, xmax, ymax
 
@@ -56,9 +57,10 @@ class AnnotatedDataLayer(DataLayer):
             raise ValueError("the record is no AnnotatedDatum")
         return found
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
         rows: list[np.ndarray] = []
         images: np.ndarray | None = None
+        crops = np.zeros((self.batch_size, 3), np.int32)
         for i, (key, record) in enumerate(zip(*self.fetch(batch))):
             try:
                 groups = self._annotated(record).annotation_group
@@ -75,19 +77,21 @@ class AnnotatedDataLayer(DataLayer):
                                   "\n  transform_param { force_color: true } makes colour images of grey ones")
             image, boxes, kept = self._change(image, about[:, 3:], draw)
             if images is None:
-                images = np.empty((self.batch_size, image.shape[2], *image.shape[:2]), np.float32)
+                images = np.empty((self.batch_size, image.shape[2], *image.shape[:2]), np.uint8)
             elif image.shape[:2] != images.shape[2:]:
                 raise self.broken(key, f"its image has {image.shape[0]} x {image.shape[1]} pixels here, the batch began with {images.shape[2]} x "
                                   f"{images.shape[3]}\n  resize_param makes all images of one size; batch_size: 1 takes any")
             mirror = self.param.transform_param.mirror and draw.chance(0.5)
             if mirror:
                 boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
-            self.transformer.place(image, images, i, mirror)
+            crops[i, 2] = mirror
+            self.transformer.image(image, images, i, crops[i], batch)
             about = about[kept]
             rows.append(np.concatenate([np.full((len(about), 1), i), about[:, :2], boxes, about[:, 2:3]], 1))
         assert images is not None
         labels = np.concatenate(rows).astype(np.float32)
-        return images, (labels if len(labels) else np.full((1, 8), -1, np.float32))[None, None]
+        normalize = Normalize(crops, self.transformer.mean, self.transformer.scale, images.shape[1:], images.shape[2:])
+        return images, (labels if len(labels) else np.full((1, 8), -1, np.float32))[None, None], normalize
 
     def _change(self, image: np.ndarray, boxes: Boxes, draw: Draw) -> tuple[np.ndarray, Boxes, np.ndarray]:
         """(the image, its boxes, the numbers of the boxes that are left)."""

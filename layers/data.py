@@ -11,7 +11,7 @@ from ..kernels import cpu
 from ..proto import find_file
 from .database import open_database
 from .prefetch import BatchLayerState, Prefetcher
-from .transformer import Transformer
+from .transformer import Normalize, Transformer
 
 
 @register("Data")
@@ -93,9 +93,9 @@ class DataLayer(BatchLayerState, Layer):
         return DataError(f"record {key.decode(errors='replace')!r} cannot be used: {what}\n  read by layer \"{self.name}\"", Position(self.source))
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        images, labels = self.prefetcher.next()
+        images, labels, normalize = self.prefetcher.next()
         top[0].reshape(*images.shape)
-        top[0].value.adopt(images)
+        top[0].value.adopt(images, normalize)
         if len(top) > 1:
             top[1].reshape(*labels.shape)
             top[1].value.adopt(labels)
@@ -109,19 +109,23 @@ class DataLayer(BatchLayerState, Layer):
             places = np.array([orders[int(at // size)][at % size] for at in places])
         return self.database.read(places % size, walk=not self.shuffle)
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Batch number `batch`: what it holds depends on nothing else."""
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
+        """Batch number `batch`: (images, labels, what makes floats of the images if they are bytes). What it holds depends on
+        nothing else."""
         n, (keys, records) = self.batch_size, self.fetch(batch)
         channels, height, width = self._measure(keys[0], records[0])
         self.check(keys[0], channels, height, width)
         crops = self.transformer.crops(n, height, width, batch)
-        images = np.empty((n, channels, *self.transformer.size(height, width)), np.float32)
-        labels = np.empty(n, np.float32)
+        shape = n, channels, *self.transformer.size(height, width)
+        images, labels = np.empty(shape, np.float32 if self.transformer.augments else np.uint8), np.empty(n, np.float32)
         if self.transformer.augments:
             rest = list(range(n))
             labels[...] = [self._label(key, record) for key, record in zip(keys, records)]
         else:
             rest, unusable = self.transformer.records(records, images, labels, crops, height, width)
+            if unusable:                         # or some hold floats
+                images = np.empty(shape, np.float32)
+                rest, unusable = self.transformer.records(records, images, labels, crops, height, width)
             for i in unusable:
                 raise self.broken(keys[i], self._why(records[i], channels, height, width))
         for i in rest:
@@ -129,7 +133,8 @@ class DataLayer(BatchLayerState, Layer):
             if not self.transformer.alike(image.shape, (height, width, channels)):
                 raise self.broken(keys[i], f"its image is {image.shape[0]} x {image.shape[1]} x {image.shape[2]}, the batch began with {height} x {width} x {channels}")
             self.transformer.image(image, images, i, crops[i], batch)
-        return images, labels
+        bytes_only = images.dtype == np.uint8
+        return images, labels, self.transformer.normalize(crops, images, height, width) if bytes_only else None
 
     def _label(self, key: bytes, record: bytes) -> float:
         try:

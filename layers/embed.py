@@ -3,11 +3,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..engine.blob import Blob
 from ..engine.layer import Layer, exactly, item_rows, register
-from .whole_numbers import refuse, whole_numbers
+from .whole_numbers import integers, refuse
 
 
 class RowLayer(Layer):
@@ -18,10 +16,9 @@ class RowLayer(Layer):
 
     def rows(self, blob: Blob, count: int) -> Any:
         """The row numbers in a blob, checked, as int32."""
-        values = blob.value.read().reshape(-1)
-        index = whole_numbers(self.device.xp, values)
-        refuse(self, (index < 0) | (index >= count), values, f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
-        return index.astype(np.int32)
+        index = integers(blob.value).reshape(-1)
+        refuse(self, (index < 0) | (index >= count), blob.value, f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
+        return index
 
 
 @register("Embed")

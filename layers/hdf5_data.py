@@ -12,6 +12,7 @@ from ..engine.errors import DataError, Position, read_bytes
 from ..engine.layer import Layer, at_least, exactly, register
 from ..engine.random import permutation
 from ..engine.resources import check_memory
+from ..engine.store import INT32
 from ..proto import find_file
 from .prefetch import BatchLayerState, Prefetcher
 
@@ -81,7 +82,7 @@ class HDF5DataLayer(BatchLayerState, Layer):
         """The file's rows, in the shapes of the tops."""
         try:
             with self._open(file) as h5:
-                found = [np.asarray(h5[name], np.float32) for name in self.param.top]
+                found = [as_numbers(h5[name][()]) for name in self.param.top]
             return [values.reshape(self.rows[file], *shape) for values, shape in zip(found, self.shapes)]
         except (OSError, KeyError, TypeError, ValueError) as e:
             raise DataError(f"this HDF5 file cannot be read, or has changed since the net was built: {e}\n"
@@ -98,20 +99,26 @@ class HDF5DataLayer(BatchLayerState, Layer):
         return files, rows
 
     def _make(self, batch: int) -> list[np.ndarray]:
+        """Batch number `batch`: for each top its rows, as int32 where the files hold whole numbers."""
         total = sum(self.rows)
         places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
         orders = {e: self.order(e, self.seed) for e in {int(e) for e in places // total}}
-        out: list[np.ndarray] = []
-        for i, place in enumerate(places):
-            files, rows = orders[int(place // total)]
+        rows: list[list[np.ndarray]] = [[] for _ in self.shapes]
+        for place in places:
+            files, numbers = orders[int(place // total)]
             data = self.load(int(files[place % total]))
-            if not out:
-                out = [np.empty((self.batch_size, *d.shape[1:]), np.float32) for d in data]
-            for target, source in zip(out, data):
-                target[i] = source[rows[place % total]]
-        return out
+            for chosen, values in zip(rows, data):
+                chosen.append(values[numbers[place % total]])
+        return [np.array(chosen, INT32 if all(row.dtype == INT32 for row in chosen) else np.float32) for chosen in rows]
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         for blob, data in zip(top, self.prefetcher.next()):
             blob.reshape(*data.shape)
             blob.value.adopt(data)
+
+
+def as_numbers(values: np.ndarray) -> np.ndarray:
+    """An array as int32 if it holds whole numbers that fit, which float32 would round from 2^24 on; else as float32."""
+    if values.dtype.kind in "iub" and (not values.size or -2**31 < values.min() and values.max() < 2**31):
+        return values.astype(INT32)
+    return np.asarray(values, np.float32)

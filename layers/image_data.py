@@ -12,7 +12,7 @@ from ..engine.random import permutation, words
 from ..proto import find_file
 from .decode import read_image
 from .prefetch import BatchLayerState, Prefetcher
-from .transformer import Transformer
+from .transformer import Normalize, Transformer
 
 
 def read_list(file: str, reader: str = "") -> list[tuple[str, int, int]]:
@@ -89,7 +89,7 @@ class ImageDataLayer(BatchLayerState, Layer):
             image = cv2.resize(image, self.new_size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1))
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
         places = self.skip + np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
         orders = {e: self._order(e) for e in {int(e) for e in places // len(self.lines)}}
         chosen = [int(orders[int(at // len(self.lines))][at % len(self.lines)]) for at in places]
@@ -100,17 +100,20 @@ class ImageDataLayer(BatchLayerState, Layer):
             if images is None:
                 shape = image.shape
                 self.transformer.check(shape[2], *shape[:2])
-                images = np.empty((self.batch_size, shape[2], *self.transformer.size(*shape[:2])), np.float32)
+                kind = np.float32 if self.transformer.augments else np.uint8
+                images = np.empty((self.batch_size, shape[2], *self.transformer.size(*shape[:2])), kind)
                 crops = self.transformer.crops(self.batch_size, shape[0], shape[1], batch)
             if not self.transformer.alike(image.shape, shape):
                 path, _, line = self.lines[number]
                 raise DataError(f"{path} has {image.shape[:2]} pixels, the batch began with {shape[:2]}\n  set new_height and new_width, or batch_size: 1", Position(self.source, line))
             self.transformer.image(image, images, i, crops[i], batch)
         assert images is not None
-        return images, np.array([self.lines[n][1] for n in chosen], np.float32)
+        bytes_only = images.dtype == np.uint8
+        normalize = self.transformer.normalize(crops, images, *shape[:2]) if bytes_only else None
+        return images, np.array([self.lines[n][1] for n in chosen], np.float32), normalize
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        images, labels = self.prefetcher.next()
+        images, labels, normalize = self.prefetcher.next()
         top[0].reshape(*images.shape)
-        top[0].value.adopt(images)
+        top[0].value.adopt(images, normalize)
         top[1].value.adopt(labels)

@@ -8,7 +8,7 @@ import numpy as np
 from ..engine.blob import Blob
 from ..engine.layer import item_rows
 from .loss import LossLayer
-from .whole_numbers import refuse, whole_numbers
+from .whole_numbers import integers, refuse
 
 
 class LabelledLossLayer(LossLayer):
@@ -23,8 +23,7 @@ class LabelledLossLayer(LossLayer):
         """(values (N, C), 1 at each item's label and 0 elsewhere). Raises DataError for a label that is no class."""
         xp = self.device.xp
         x = bottom[0].value.read().reshape(item_rows(bottom[0].shape))
-        values = bottom[1].value.read().reshape(-1)
-        labels = whole_numbers(xp, values)
+        labels = integers(bottom[1].value).reshape(-1)
         wrong = (labels < 0) | (labels >= x.shape[1])
-        refuse(self, wrong, values, f"the label at position {{place}} of the batch is {{value}}; there are {x.shape[1]} classes", "bottom[1]")
+        refuse(self, wrong, bottom[1].value, f"the label at position {{place}} of the batch is {{value}}; there are {x.shape[1]} classes", "bottom[1]")
         return x, (labels[:, None] == xp.arange(x.shape[1])[None]).astype(np.float32)

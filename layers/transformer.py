@@ -1,6 +1,7 @@
 """The data transformer: augmentation, crop, mirror, subtract the mean, scale (message TransformationParameter)."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,21 @@ from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_binary, to_array
 from .augment import Augmenter
 from .decode import decode_image
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Makes floats of a batch of bytes that only were cropped and mirrored: out = (pixel - mean) * scale. Whoever reads the
+    batch first calls it, on the device that reads: so batches wait, and travel, as bytes."""
+
+    crops: np.ndarray                        # (n, 3): top, left and mirror of each image
+    mean: np.ndarray
+    scale: float
+    shape: tuple[int, ...]                   # (C, H, W) of the result
+    size: tuple[int, int]                    # (height, width) of the images before the crop
+
+    def __call__(self, pixels: Any, out: Any, kernels: Any) -> None:
+        kernels.normalize(pixels, self.crops, self.mean, self.scale, out, *self.shape, *self.size)
 
 
 class Transformer:
@@ -69,8 +85,15 @@ class Transformer:
         return crops
 
     def records(self, records: list[bytes], out: np.ndarray, labels: np.ndarray | None, crops: np.ndarray, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Transform all Datums of a batch that hold pixels; returns the places of (encoded, unusable) records."""
+        """Transform all Datums of a batch that hold pixels; returns the places of (encoded, unusable) records. Of bytes, out gets
+        the crops alone, and records of floats are unusable."""
+        if out.dtype == np.uint8:
+            return cpu.crop_records(records, out, labels, crops, height, width)  # type: ignore[no-any-return]
         return cpu.transform_records(records, out, labels, crops, height, width, self.mean, self.scale)  # type: ignore[no-any-return]
+
+    def normalize(self, crops: np.ndarray, images: np.ndarray, height: int, width: int) -> Normalize:
+        """What makes floats of `images` (n, C, H, W), bytes, which crops() cut from images of height x width."""
+        return Normalize(crops, self.mean, self.scale, images.shape[1:], self.augmenter.size(height, width))
 
     def alike(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether images of these shapes (H, W, C) may be in one batch."""
@@ -82,18 +105,18 @@ class Transformer:
         return self.augmenter.active
 
     def image(self, image: np.ndarray, out: np.ndarray, i: int, crop: np.ndarray, batch: int) -> None:
-        """Transform a decoded image (H, W, C), the i-th of a batch, into out[i]; `crop` is its row of crops()."""
+        """Transform a decoded image (H, W, C), the i-th of a batch, into out[i]; `crop` is its row of crops(). Of bytes, out
+        gets the crop alone, which normalize() is for."""
         row, column, mirror = crop
+        if out.dtype == np.uint8:
+            cpu.crop_image(image, out, i, int(row), int(column), bool(mirror))
+            return
         if not self.augments:
             cpu.transform_image(image, out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
             return
         draw = self.augmenter.draw(batch, i)
         cpu.transform_image(self.augmenter.apply(image, draw), out, i, int(row), int(column), bool(mirror), self.mean, self.scale)
         self.augmenter.finish(out[i], draw)
-
-    def place(self, image: np.ndarray, out: np.ndarray, i: int, mirror: bool) -> None:
-        """Only mirror, mean and scale: an image (H, W, C) of out's size into out[i]."""
-        cpu.transform_image(image, out, i, 0, 0, mirror, self.mean, self.scale)
 
     def decode(self, data: bytes) -> np.ndarray | None:
         """The pixels (H, W, C) of an image file, channels in BGR order; None if it is no image that OpenCV reads."""

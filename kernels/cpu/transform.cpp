@@ -72,7 +72,7 @@ struct Transform {
 };
 
 // The transform of images of this size into the n places of `out`. Throws unless out and mean fit.
-Transform transform_into(const Array& out, long n, long channels, long height, long width, const Array& mean, float scale) {
+Transform transform_into(const py::array& out, long n, long channels, long height, long width, const Array& mean, float scale) {
   require(out.ndim() == 4 && n >= 0 && n <= out.shape(0), "out needs the shape (n, channels, height, width)");
   require(out.shape(1) == channels && out.shape(2) <= height && out.shape(3) <= width, "out has other channels than the image, or is larger");
   const long values = volume({channels, height, width});
@@ -83,6 +83,19 @@ Transform transform_into(const Array& out, long n, long channels, long height, l
 // Throws unless the window of the result lies in an image of this size.
 void check_crop(const Transform& t, long top, long left, long height, long width) {
   require(top >= 0 && left >= 0 && top <= height - t.out_h && left <= width - t.out_w, "the crop is not in the image");
+}
+
+// Only crop and mirror: bytes that `normalize` makes floats of when somebody reads them.
+template <class F>
+void crop(const Transform& t, long top, long left, bool mirror, unsigned char* out, F value) {
+  for (long c = 0; c < t.channels; ++c)
+    for (long h = 0; h < t.out_h; ++h) {
+      unsigned char* row = out + (c * t.out_h + h) * t.out_w;
+      if (mirror)
+        for (long w = 0; w < t.out_w; ++w) row[t.out_w - 1 - w] = value(c, top + h, left + w);
+      else
+        for (long w = 0; w < t.out_w; ++w) row[w] = value(c, top + h, left + w);
+    }
 }
 
 // `value(c, h, w)` is the pixel of the uncropped image.
@@ -142,6 +155,71 @@ void bind_transform(py::module_& m) {
       } }
     return py::make_tuple(encoded, bad);
   }, py::arg("records"), nc("out"), nc("labels"), nc("crops"), py::arg("height"), py::arg("width"), nc("mean"), py::arg("scale"));
+  // As transform_records, with crop and mirror alone; records with other values than bytes count as unusable.
+  m.def("crop_records", [](const std::vector<py::bytes>& records, Bytes& out_, Optional& labels_, const Ints& crops_, long height, long width) {
+    const long n = (long)records.size();
+    require(out_.ndim() == 4, "out needs the shape (n, channels, height, width)");
+    const Transform t = transform_into(out_, n, out_.shape(1), height, width, Array(0), 1);
+    sized(3 * n, crops_);
+    sized(n, labels_);
+    for (long i = 0; i < n; ++i) check_crop(t, crops_.data()[3 * i], crops_.data()[3 * i + 1], height, width);
+    std::vector<std::pair<const char*, Py_ssize_t>> raw;
+    for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
+    unsigned char* out = out_.mutable_data(); float* labels = mutable_pointer(labels_);
+    const int* at = crops_.data();
+    std::vector<long> encoded, bad;
+    { Release _;
+      const long plane = height * width, size = t.channels * t.out_h * t.out_w;
+      for (size_t i = 0; i < raw.size(); ++i, at += 3) {
+        Datum d;
+        if (!parse(raw[i].first, raw[i].second, d, nullptr)) { bad.push_back(i); continue; }
+        if (labels) labels[i] = (float)d.label;
+        if (d.encoded) encoded.push_back(i);
+        else if (d.channels == t.channels && d.height == height && d.width == width && d.has(d.bytes))
+          crop(t, at[0], at[1], at[2], out + i * size, [&](long c, long h, long w) { return d.data[c * plane + h * width + w]; });
+        else bad.push_back(i);
+      } }
+    return py::make_tuple(encoded, bad);
+  }, py::arg("records"), nc("out"), nc("labels"), nc("crops"), py::arg("height"), py::arg("width"));
+  // One decoded image, (H, W, C) bytes, into out[index], with crop and mirror alone.
+  m.def("crop_image", [](const Bytes& image_, Bytes& out_, long index, long top, long left, bool mirror) {
+    require(image_.ndim() == 3, "an image needs the shape (height, width, channels)");
+    const long width = image_.shape(1), channels = image_.shape(2);
+    const Transform t = transform_into(out_, index + 1, channels, image_.shape(0), width, Array(0), 1);
+    check_crop(t, top, left, image_.shape(0), width);
+    require(index >= 0, "no such place");
+    const unsigned char* image = image_.data(); unsigned char* out = out_.mutable_data() + index * t.channels * t.out_h * t.out_w; Release _;
+    crop(t, top, left, mirror, out, [=](long c, long h, long w) { return image[(h * width + w) * channels + c]; });
+  }, nc("image"), nc("out"), py::arg("index"), py::arg("top"), py::arg("left"), py::arg("mirror"));
+  // y = (x - mean) scale, for cropped images x (n, channels, h, w); `crops` is (n, 3), of images of height x width.
+  m.def("normalize", [](const Bytes& x_, const Ints& crops_, const Array& mean_, float scale, Array& y_, long channels, long out_h, long out_w, long height, long width) {
+    const long size = volume({channels, out_h, out_w}), n = size ? x_.size() / size : 0;
+    require(x_.size() == n * size, "normalize: x has a part of an image");
+    sized(x_.size(), y_);
+    sized(3 * n, crops_);
+    const Transform t{channels, out_h, out_w, mean_.data(), mean_.size(), scale};
+    require(t.mean_size <= 1 || t.mean_size == channels || t.mean_size == volume({channels, height, width}), "the mean is for images of another size");
+    require(out_h <= height && out_w <= width, "the result is larger than the image");
+    const int* crops = crops_.data();
+    for (long i = 0; i < n; ++i) check_crop(t, crops[3 * i], crops[3 * i + 1], height, width);
+    const unsigned char* x = x_.data(); float* y = y_.mutable_data(); Release _;
+    const long rows = n * channels * out_h;
+#pragma omp parallel for if (rows * out_w > kGrain)
+    for (long r = 0; r < rows; ++r) {
+      const long c = r / out_h % channels, h = r % out_h;
+      const int* const at = crops + 3 * (r / out_h / channels);
+      const unsigned char* const from = x + r * out_w;
+      float* const to = y + r * out_w;
+      if (t.mean_size <= channels) {
+        const float flat = t.mean_size ? t.mean[t.mean_size == 1 ? 0 : c] : 0.0f;
+#pragma omp simd
+        for (long w = 0; w < out_w; ++w) to[w] = ((float)from[w] - flat) * scale;
+      } else {
+        const float* const mean = t.mean + (c * height + at[0] + h) * width + at[1];
+        for (long w = 0; w < out_w; ++w) to[w] = ((float)from[w] - mean[at[2] ? out_w - 1 - w : w]) * scale;
+      }
+    }
+  }, nc("x"), nc("crops"), nc("mean"), py::arg("scale"), nc("y"), py::arg("channels"), py::arg("out_h"), py::arg("out_w"), py::arg("height"), py::arg("width"));
   // One decoded image, (H, W, C) bytes, into out[index].
   m.def("transform_image", [](const Bytes& image_, Array& out_, long index, long top, long left, bool mirror, const Array& mean_, float scale) {
     require(image_.ndim() == 3, "an image needs the shape (height, width, channels)");

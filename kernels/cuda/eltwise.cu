@@ -37,3 +37,17 @@ extern "C" __global__ void add_rows(const float* x, const int* index, float* y, 
     y[(long)target * columns + c] += sum;
   }
 }
+
+// y = (x - mean) scale for cropped images x (n, channels, out_h, out_w) of bytes. The mean is none, one value, one for each
+// channel, or one for each pixel of the uncropped image; `crops` are its top, left and mirror for each image.
+extern "C" __global__ void normalize(const unsigned char* x, const int* crops, const float* mean, float scale, float* y, int means,
+                                     int channels, int out_h, int out_w, int height, int width, long n) {
+  BREW_EACH(i, n) {
+    const int w = (int)(i % out_w), h = (int)(i / out_w % out_h), c = (int)(i / out_w / out_h % channels);
+    const int* at = crops + 3 * (i / out_w / out_h / channels);
+    float m = 0;
+    if (means > channels) m = mean[((long)c * height + at[0] + h) * width + at[1] + (at[2] ? out_w - 1 - w : w)];
+    else if (means) m = mean[means == 1 ? 0 : c];
+    y[i] = ((float)x[i] - m) * scale;
+  }
+}

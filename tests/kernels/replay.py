@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
 ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
-ITEMS = {"transform_image", "transform_floats", "copy_rows"}                           # a row less may still be an image, or shorter rows
+ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows"}                           # a row less may still be an image, or shorter rows
 OFTEN = 4                                                                              # calls of each binding with arguments of these kinds
 failures: list[str] = []
 called: Counter[str] = Counter()
@@ -186,6 +186,10 @@ def transforms() -> None:
         for i in range(2):
             cpu.transform_image(np.zeros((6, 5, 3), np.uint8), out, i, 1, 1, True, mean, 1.0)
             cpu.transform_floats(np.zeros((3, 6, 5), np.float32), out, i, 1, 1, False, mean, 1.0)
+        pixels = np.empty((2, 3, 4, 4), np.uint8)
+        assert cpu.crop_records([datum] * 2, pixels, np.empty(2, np.float32), crops, 6, 5) == ([], [])
+        cpu.crop_image(np.zeros((6, 5, 3), np.uint8), pixels, 1, 1, 1, True)
+        cpu.normalize(pixels, crops, mean, 2.0, out, 3, 4, 4, 6, 5)
     cpu.random_words(np.empty(7, np.uint32), 1, 2)
     a, b, c, d = np.zeros((4, 3, 5), np.float32)
     cpu.threshold_forward(a, b, 0.5, 0.0, 0.0)
