@@ -1,6 +1,7 @@
 """All learnable parameters of a net side by side, so that an update is one pass over memory and a norm one sum."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from .layout import PLAIN
 from .memory import Memory
 from .store import GPU
 from .sharing import Parameter
+
+
+BUCKET = 25 * 2**18          # floats, 25 MiB: what PyTorch's data-parallel exchange sends at a time (Li et al., VLDB 2020)
 
 
 @dataclass(frozen=True)
@@ -30,56 +34,119 @@ class Slot(Span):
     layout: Any
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A part of the gradients, in floats, that is complete when backward has run layer number `last`: what an exchange
+    between devices can send while backward goes on."""
+
+    start: int
+    size: int
+    last: int
+    slots: Sequence[Slot]
+
+
+def _rates(p: Parameter) -> tuple[float, float]:
+    return p.lr_mult, p.decay_mult
+
+
 class Arena:
     """`data` and `diff` are flat arrays; the blobs' values and gradients are parts of them, in the engine's layouts.
 
-    What does not learn (a rate of 0) lies at the end of `data`, and has no place in `diff` and in histories, which are
-    shorter; the statistics that forward changes come last. Slots begin on cache lines. What lies between them and in
-    the padding of layouts is zero, and stays zero. `slots` are in the parameters' order; in memory those that learn
-    alike are neighbours, and make one of `spans`.
+    First come the parameters with dense gradients, bucket by bucket; then those with row-sparse ones, which have no place
+    in `diff`; then, at the end of `data` only, what does not learn (a rate of 0), and last the statistics that forward
+    changes. Histories end where learning does. Slots begin on cache lines. What lies between them and in the padding of
+    layouts is zero, and stays zero. `slots` are in the parameters' order; in memory those of a bucket that learn alike are
+    neighbours, and make one of `spans`.
     """
 
-    def __init__(self, parameters: list[Parameter]):
-        alike: dict[tuple[float, float, bool], list[int]] = {}
-        for i, p in enumerate(parameters):
-            alike.setdefault((p.lr_mult, p.decay_mult, p.measured and not p.lr_mult), []).append(i)
-        slots: dict[int, Slot] = {}
-        self.spans: list[Span] = []
-        start = self.learned = 0                   # floats so far; and of what learns
-        self.unmeasured = 0                        # floats before the statistics
-        self.measured: list[Slot] = []             # the statistics
-        for (lr, decay, measured), members in sorted(alike.items(), key=lambda item: (item[0][0] == 0, item[0][2])):
+    def __init__(self, parameters: list[Parameter], last_use: Sequence[int] = ()):
+        """`last_use`: for each parameter the number of the layer whose backward pass is the last to add to its gradient."""
+        self.parameters = parameters
+        found: dict[int, Slot] = {}
+        self.spans: list[Span] = []                # of dense parameters that learn
+        self.buckets: list[Bucket] = []
+        learning = [i for i, p in enumerate(parameters) if p.lr_mult]
+        start = 0
+        for members, last in self._bucketed([i for i in learning if not parameters[i].sparse], last_use):
             first = start
-            for i in members:
-                blob = parameters[i].blob
-                layout = GPU if blob.value.store.gpu else blob.value.layout
-                size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
-                slots[i] = Slot(start, size, lr, decay, blob, layout)
-                start += -(-size // 16) * 16
-            self.spans.append(Span(first, start - first, lr, decay))
-            self.learned = start if lr else self.learned
-            self.unmeasured = self.unmeasured if measured else start
-            self.measured += [slots[i] for i in members] if measured else []
-        self.slots = [slots[i] for i in range(len(parameters))]
+            for group in self._alike(members):
+                begin, start = start, self._place(group, start, found)
+                self.spans.append(Span(begin, start - begin, *_rates(parameters[group[0]])))
+            self.buckets.append(Bucket(first, start - first, last, [found[i] for i in members]))
+        dense = start
+        start = self._place([i for i in learning if parameters[i].sparse], start, found)
+        self.learned = start                       # floats of all that learns
+        still = [i for i, p in enumerate(parameters) if not p.lr_mult]
+        start = self._place([i for i in still if not parameters[i].measured], start, found)
+        self.unmeasured = start                    # floats before the statistics
+        statistics = [i for i in still if parameters[i].measured]
+        start = self._place(statistics, start, found)
+        self.slots = [found[i] for i in range(len(parameters))]
+        self.measured = [found[i] for i in statistics]
         self.moving = [slot for slot in self.measured if slot.layout is not PLAIN]      # whose newest copy may be elsewhere
-        self.learning = [slot for slot in self.slots if slot.lr_mult]
-        self.data, self.diff = active().device.empty(start), self.zeros()
+        self.learning = [found[i] for i in learning if not parameters[i].sparse]
+        self.sparse = [found[i] for i in learning if parameters[i].sparse]
+        self.data, self.diff = active().device.empty(start), active().device.empty(dense)
         for slot in self.slots:
             slot.blob.value.store.move_to(slot.layout, self.part(self.data, slot))
         for slot in self.learning:
             slot.blob.gradient.store.move_to(slot.layout, self.part(self.diff, slot))
 
+    def _bucketed(self, members: list[int], last_use: Sequence[int]) -> list[tuple[list[int], int]]:
+        """Parameters in buckets of at least BUCKET floats, in the order in which backward is done with them, each bucket
+        with the layer after whose backward pass it is complete. A net of one bucket keeps the parameters' order."""
+        ready = sorted(members, key=lambda i: -last_use[i]) if last_use else members
+        buckets: list[tuple[list[int], int]] = []
+        size = BUCKET
+        for i in ready:
+            if size >= BUCKET:
+                buckets.append(([], 0))
+                size = 0
+            buckets[-1][0].append(i)
+            buckets[-1] = buckets[-1][0], last_use[i] if last_use else 0
+            size += self.parameters[i].blob.count
+        return [(sorted(inside), last) for inside, last in buckets]
+
+    def _alike(self, members: list[int]) -> list[list[int]]:
+        """The members in groups that learn at the same rate and decay alike."""
+        groups: dict[tuple[float, float], list[int]] = {}
+        for i in members:
+            groups.setdefault(_rates(self.parameters[i]), []).append(i)
+        return list(groups.values())
+
+    def _place(self, members: list[int], start: int, found: dict[int, Slot]) -> int:
+        """Give parameters slots from `start` on; returns where the next begins."""
+        for i in members:
+            blob = self.parameters[i].blob
+            layout = GPU if blob.value.store.gpu else blob.value.layout
+            size = blob.value.store.size if layout in (PLAIN, GPU) else layout.size
+            found[i] = Slot(start, size, *_rates(self.parameters[i]), blob, layout)
+            start += -(-size // 16) * 16
+        return start
+
     def zeros(self) -> Any:
-        """A flat array like `diff`, as solvers need for their histories."""
+        """A flat array for all that learns, as solvers need for their histories."""
         return active().device.empty(self.learned)
 
     def part(self, array: Any, slot: Span) -> Any:
         return array[slot.start:slot.start + slot.size]
 
+    def bring(self, slot: Slot) -> None:
+        """Bring a parameter's values up to date in `data`, to be changed there."""
+        slot.blob.value.store.read(slot.layout)
+        slot.blob.value.store.write(slot.layout)
+
+    def bring_gradients(self, slots: Sequence[Slot]) -> None:
+        """Bring the gradients of these parameters up to date in `diff`, to be changed there."""
+        for slot in slots:
+            slot.blob.gradient.store.read(slot.layout)
+            slot.blob.gradient.store.write(slot.layout)
+
     def open(self, which: str, frozen: bool = True) -> Any:
         """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy. Without
         `frozen`, data that does not learn is left as it is."""
-        for slot in self.slots if frozen and which == "data" else self.learning:
+        slots = self.learning if which == "diff" else self.slots if frozen else (*self.learning, *self.sparse)
+        for slot in slots:
             store = (slot.blob.value if which == "data" else slot.blob.gradient).store
             store.read(slot.layout)
             store.write(slot.layout)
@@ -100,7 +167,7 @@ class Arena:
     def as_memory(self, array: Any, slot: Slot) -> Memory:
         """A slot of an array as a Memory with the parameter's shape, to be read or written in plain order. What has no place in
         the array is zero."""
-        memory = Memory(slot.blob.shape)
+        memory = type(slot.blob.value)(slot.blob.shape)
         if slot.start >= len(array):
             return memory
         memory.store.put(slot.layout, self.part(array, slot))

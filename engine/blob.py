@@ -3,15 +3,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import prod
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, shape_of, to_array
+from ..proto import from_array, shape_of, to_array, to_half
 from .errors import ShapeError, WeightsError
 from .exclusive import Use
-from .memory import Memory
+from .gradient import Dense, RowSparse
+from .memory import ByColumns, Memory
 
 MAX_AXES, MAX_COUNT = 32, 2**31 - 1
 
@@ -21,13 +22,16 @@ def address(array: Any) -> int:
     return int(array.__cuda_array_interface__["data"][0])
 
 
-def resized(memory: Memory, shape: tuple[int, ...], varies: bool) -> Memory:
+M = TypeVar("M", bound=Memory)
+
+
+def resized(memory: M, shape: tuple[int, ...], varies: bool) -> M:
     """A memory for another shape, with the values that fit; the same one if the shape is one that `varies`."""
     if varies and memory.owner:
         memory.store.resize(prod(shape))
         memory.shape = shape
         return memory
-    new = Memory(shape, memory.store.resized(prod(shape)))
+    new = type(memory)(shape, memory.store.resized(prod(shape)))
     new.owner = True
     return new
 
@@ -44,7 +48,8 @@ class Blob:
 
     def __init__(self, shape: tuple[int, ...] = ()):
         self.shape: tuple[int, ...] = ()
-        self.value, self.gradient = Memory(()), Memory(())
+        self.value: Memory = Memory(())
+        self.gradient = Dense(())
         self.reshape(*shape)
 
     def reshape(self, *shape: int) -> None:
@@ -57,8 +62,24 @@ class Blob:
             raise ShapeError(f"no blob can have the shape {shape}: at most {MAX_AXES} axes, none negative, {MAX_COUNT} values in all")
         varies = self.varies_between(self.shape, shape)
         self.shape = shape
-        self.value, self.gradient = (resized(memory, shape, varies) for memory in (self.value, self.gradient))
+        self.value = resized(self.value, shape, varies)
+        if self.sparse is not None:
+            self.make_sparse(self.sparse.axis)
+        else:
+            self.gradient = resized(self.gradient, shape, varies)
         Blob.changed = object()
+
+    def make_sparse(self, axis: int) -> None:
+        """Let the gradient of this matrix be row-sparse; `axis` counts the rows, which lie in one piece each."""
+        self.gradient = cast(Any, RowSparse(self.shape, axis))
+        if axis == 1 and not isinstance(self.value, ByColumns):
+            self.value = ByColumns(self.shape)
+
+    @property
+    def sparse(self) -> RowSparse | None:
+        """The gradient, if it is row-sparse."""
+        gradient: object = self.gradient
+        return gradient if isinstance(gradient, RowSparse) else None
 
     def varies_between(self, before: tuple[int, ...], now: tuple[int, ...]) -> bool:
         """Whether two shapes differ along axes only that are declared variable."""
@@ -73,7 +94,7 @@ class Blob:
     def share_gradient(self, other: Blob) -> None:
         """Let this blob's gradient be that of `other` (same count)."""
         if self.gradient.store is not other.gradient.store:
-            self.gradient = Memory(self.shape, other.gradient.store)
+            self.gradient = Dense(self.shape, other.gradient.store)
 
     # ------------------------------------------------------------------------------------------- pycaffe's members
 
@@ -87,10 +108,10 @@ class Blob:
 
     @property
     def diff(self) -> np.ndarray:
-        """The gradient, shape `shape`: a live view, to read and to write."""
+        """The gradient, shape `shape`: a live view, to read and to write; of a row-sparse gradient a copy, to read."""
         for use in self.users:
             use.check()
-        return self.gradient.expose()
+        return self.gradient.diff()
 
     @property
     def _gpu_data_ptr(self) -> int:
@@ -122,7 +143,7 @@ class Blob:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: shape, values and gradient, in plain order. A copy belongs to no net."""
-        parts = [None if memory.store.is_zero else memory.plain().ravel().copy() for memory in (self.value, self.gradient)]
+        parts = [None if part.is_zero else part.plain().ravel().copy() for part in (self.value, self.gradient)]
         return {"shape": self.shape, "parts": parts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -152,8 +173,11 @@ class Blob:
             raise WeightsError(f"{what} has the shape {shape} in the file and {self.shape} in the net")
         self.value.assign(array)
 
-    def save(self, with_diff: bool = False) -> pb.BlobProto:
-        """A BlobProto of the values, and of the gradient if asked."""
+    def save(self, with_diff: bool = False, half: bool = False) -> pb.BlobProto:
+        """A BlobProto of the values, and of the gradient if asked. `half`: of half-precision values, as NVIDIA's fork stores
+        them; raises WeightsError for values that do not fit."""
+        if half:
+            return to_half(self.value.plain())
         return from_array(self.value.plain(), diff=self.gradient.plain() if with_diff else None)
 
 

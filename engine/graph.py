@@ -56,3 +56,10 @@ class Graph:
     def parameter_name(self, i: int, k: int) -> str:
         """What logs call parameter k of layer i: its own name, or its number."""
         return self.nodes[i].param_specs[k].name or str(k)
+
+    def last_uses(self) -> list[int]:
+        """For each of `parameters`, the number of the first layer that has it: the last to add to its gradient."""
+        def key(blob: Blob) -> int:
+            return id(blob.gradient.store if blob.sparse is None else blob.gradient)
+        first = {key(blob): i for i in reversed(range(len(self.nodes))) for blob in self.nodes[i].blobs}
+        return [first[key(p.blob)] for p in self.parameters]

@@ -13,7 +13,7 @@ from ..proto import brew_pb2 as pb
 from ..proto import forks
 from .blob import Blob, BlobVec
 from .context import active
-from .errors import BrewError, NetError, fail, nearest, require
+from .errors import BrewError, NetError, WeightsError, fail, nearest, require
 from .fillers import fill
 from .memory import Memory
 from .resources import check_memory
@@ -102,6 +102,7 @@ class Layer:
     needs_sign = False                   # of those values, backward needs only which are positive
     keeps_sign = False                   # in place, it changes no value that has a gradient from positive to not, or back
     writes_all = True                    # every run writes all of its results; False: those of a run before may remain
+    loss_scale = 1.0                     # what the gradients of its losses are multiplied by, as loss_scale.py wants
     runs_backward = True                 # whether the net will call backward(), as far as it has planned
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
@@ -177,10 +178,13 @@ class Layer:
 
     # ------------------------------------------------------------------------------------------ what a layer is given
 
-    def add_blob(self, shape: tuple[int, ...], filler: pb.FillerParameter | None = None) -> Blob:
-        """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler)."""
+    def add_blob(self, shape: tuple[int, ...], filler: pb.FillerParameter | None = None, sparse_axis: int | None = None) -> Blob:
+        """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler). With
+        `sparse_axis`, its gradient is row-sparse and that axis of the matrix counts the rows."""
         index = len(self.blobs)
         blob = Blob(shape)
+        if sparse_axis is not None:
+            blob.make_sparse(sparse_axis)
         if self.dry:
             self.blobs.append(blob)
             return blob
@@ -233,22 +237,26 @@ class Layer:
         self.loss_weights = given or [1.0 if self.is_loss and i == 0 else 0.0 for i in range(len(top))]
         for blob, weight in zip(top, self.loss_weights):
             if weight:
-                blob.gradient.write()[...] = np.float32(weight)
+                blob.gradient.write()[...] = np.float32(weight * self.loss_scale)
         self.weighted = [blob.shape for blob in top]
 
     def loss(self, top: list[Blob]) -> float:
         """The weighted sum of the tops that have a loss weight."""
         if [blob.shape for blob in top] != self.weighted:        # a batch with more items, or after one without any
             self.set_loss_weights(top)
-        return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
+        loss = sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
+        return loss if self.loss_scale == 1 else loss / self.loss_scale
 
-    def to_proto(self, with_diff: bool = False) -> pb.LayerParameter:
-        """The LayerParameter with the blobs' present values."""
+    def to_proto(self, with_diff: bool = False, half: bool = False) -> pb.LayerParameter:
+        """The LayerParameter with the blobs' present values; see Blob.save."""
         param = pb.LayerParameter()
         param.CopyFrom(self.param)
         param.ClearField("blobs")
         param.ClearField("position")
-        param.blobs.extend([blob.save(with_diff) for blob in self.blobs])
+        try:
+            param.blobs.extend([blob.save(with_diff, half) for blob in self.blobs])
+        except WeightsError as e:
+            fail(self.param, str(e), error=WeightsError)
         return param
 
 

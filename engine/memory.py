@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import NetError
 from .layout import PLAIN
-from .store import FLOAT32, GPU, Store, copy_key
+from .store import FLOAT32, GPU, Copy, Store, copy_key
 
 
 class Memory:
@@ -20,6 +20,8 @@ class Memory:
     On the CPU, `read`, `write` and `update` take the layout they want; plain arrays have the shape, others are flat.
     On the GPU there is one copy, plain.
     """
+
+    __slots__ = ("shape", "owner", "store")
 
     def __init__(self, shape: tuple[int, ...] = (), store: Store | None = None):
         self.shape = shape
@@ -54,19 +56,6 @@ class Memory:
             store.read(key)
         return self.write(layout)
 
-    def accumulate(self, layout: Any = PLAIN) -> tuple[Any, float]:
-        """(array, beta): where to add a gradient. beta 0: the values so far are zero and need not be read."""
-        if not self.store.newest:
-            return self.write(layout), 0.0
-        return self.update(layout), 1.0
-
-    def adding(self, layout: Any = PLAIN) -> Any:
-        """An array to be added to: the gradient so far, or zeros."""
-        array, beta = self.accumulate(layout)
-        if beta == 0:
-            array[...] = 0
-        return array
-
     def read_as(self, dtype: Any) -> Any:
         """The values in another type (DTYPES), in plain order: converted once, for all who ask. Floats become whole
         numbers as `cast` says."""
@@ -95,6 +84,11 @@ class Memory:
         else:
             store.put(PLAIN, array.reshape(-1))
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing was written since the values were last cleared."""
+        return self.store.is_zero
+
     def clear(self) -> None:
         """Set all values to zero, without touching memory until somebody reads them."""
         self.store.clear()
@@ -102,7 +96,9 @@ class Memory:
     @property
     def layout(self) -> Any:
         """The layout that reading costs nothing in: the one last written, if it is up to date."""
-        return self.store.layout
+        store = self.store                       # Store.layout, without another call: layers ask for it in every run
+        home = store.home
+        return home if home in store.newest and home.__class__ is not Copy else PLAIN
 
     # ---------------------------------------------------------------------------- for files, copies and tools: the CPU
 
@@ -124,6 +120,11 @@ class Memory:
         layout.unpack(store.read(layout), array)
         return array.reshape(self.shape)
 
+    def magnitude(self) -> float:
+        """The mean of the absolute values."""
+        array = self.read()
+        return float(abs(array).mean()) if array.size else 0.0
+
     # ------------------------------------------------------------------------------------------------- for the user
 
     def expose(self) -> np.ndarray:
@@ -133,6 +134,32 @@ class Memory:
     def settle(self, entering: bool) -> None:
         """Before (entering) and after a run: see Store."""
         self.store.settle(entering)
+
+
+class ByColumns(Memory):
+    """A matrix whose store holds it column by column: who needs single columns finds each in one piece. All arrays that
+    are handed out have the matrix's shape, as views with strides; `columns` are the same values as rows."""
+
+    __slots__ = ()
+
+    def read(self, layout: Any = PLAIN) -> Any:
+        return Memory.read(self).reshape(self.shape[::-1]).T
+
+    def write(self, layout: Any = PLAIN) -> Any:
+        return Memory.write(self).reshape(self.shape[::-1]).T
+
+    def columns(self) -> Any:
+        """The values as a contiguous array (columns, rows), not to be written to."""
+        return Memory.read(self).reshape(self.shape[::-1])
+
+    def plain(self) -> np.ndarray:
+        return self.store.read(PLAIN).reshape(self.shape[::-1]).T          # type: ignore[no-any-return]
+
+    def assign(self, values: Any) -> None:
+        self.store.write(PLAIN).reshape(self.shape[::-1]).T[...] = np.asarray(values).reshape(self.shape)
+
+    def expose(self) -> np.ndarray:
+        return self.store.expose().reshape(self.shape[::-1]).T
 
 
 def weakly(method: Callable[[], None]) -> Callable[[], None]:

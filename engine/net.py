@@ -14,7 +14,7 @@ import numpy as np
 from ..proto import brew_pb2 as pb
 from ..proto import read_net, settle_forks, strip_positions, to_text
 from . import context, pickling, weights
-from .arena import Arena
+from .arena import Arena, Bucket
 from .blob import Blob
 from .build import build
 from .device import Cpu, Gpu
@@ -112,10 +112,25 @@ class Net:
         give the memory of values on that neither another layer nor backward needs."""
         return self.run.forward(start, end, debug, keep)
 
-    def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True) -> None:
+    def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True,
+                     on_bucket: Callable[[Bucket], None] | None = None) -> None:
         """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run releases the memory
-        of each blob's gradient after its last use."""
-        self.run.backward(start, end, debug, keep)
+        of each blob's gradient after its last use. `on_bucket` is called with each of the arena's buckets as soon as its
+        gradients are complete; those that no layer made, at the end."""
+        buckets = self.arena.buckets if on_bucket is not None and self.arena is not None else ()
+        self.run.backward(start, end, debug, keep, buckets, on_bucket)
+
+    def scale_losses(self, factor: float) -> None:
+        """Multiply by this the gradients that losses send back; the losses themselves stay."""
+        for layer, top in zip(self.nodes, self.tops):
+            if any(layer.loss_weights) and layer.loss_scale != factor:
+                layer.loss_scale = factor
+                layer.set_loss_weights(top)
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether functions are called before or after layers."""
+        return any(self.run.hooks.values())
 
     @exclusive
     def output_values(self) -> dict[str, np.ndarray]:
@@ -135,7 +150,7 @@ class Net:
     def gather_parameters(self) -> Arena:
         """Move the learnable parameters into one arena (once; solvers call it when the engine has chosen its layouts)."""
         if self.arena is None:
-            self.arena = Arena(self.learnable)
+            self.arena = Arena(self.learnable, self.graph.last_uses())
         return self.arena
 
     @exclusive
@@ -150,7 +165,7 @@ class Net:
             alone(self, self.clear_gradients)
             return
         for p in self.learnable:
-            p.blob.gradient.store.clear()
+            p.blob.gradient.clear()
 
     @exclusive
     def check_finite(self, loss: float) -> None:
@@ -313,9 +328,12 @@ class Net:
             weights.load(self.graph, str(path))
 
     @exclusive
-    def save(self, path: str | Path, with_diff: bool = False) -> None:
-        """Write the net with its weights as a binary caffemodel."""
-        write_whole(path, self.to_proto(with_diff).SerializeToString())
+    def save(self, path: str | Path, with_diff: bool = False, dtype: str = "float32") -> None:
+        """Write the net with its weights as a binary caffemodel, of half the size with dtype="float16" (which forks of Caffe
+        and brew read). Raises WeightsError for weights that half precision does not hold."""
+        if dtype not in ("float32", "float16"):
+            raise WeightsError(f"weights are saved as float32 or float16, found {dtype!r}")
+        write_whole(path, self.to_proto(with_diff, dtype == "float16").SerializeToString())
 
     @exclusive
     def save_hdf5(self, path: str | Path, with_diff: bool = False) -> None:
@@ -335,9 +353,9 @@ class Net:
         return pickling.deep_copy(self, memo)
 
     @exclusive
-    def to_proto(self, with_diff: bool = False) -> pb.NetParameter:
+    def to_proto(self, with_diff: bool = False, half: bool = False) -> pb.NetParameter:
         """The net as built, splits included, with its weights."""
         proto = pb.NetParameter(name=self.name)
-        proto.layer.extend([layer.to_proto(with_diff) for layer in self.nodes])
+        proto.layer.extend([layer.to_proto(with_diff, half) for layer in self.nodes])
         strip_positions(proto)
         return proto

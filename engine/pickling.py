@@ -50,7 +50,7 @@ def state(net: Net) -> dict[str, Any]:
     return {
         "param": net.param.SerializeToString(), "file": net.file, "phase": net.phase, "seed": net.seed,
         "keep_values": net.keep_values, "keep_blobs": net.keep_blobs,
-        "parameters": [[(plain(b.value), plain(b.gradient)) for b in layer.blobs] for layer in net.nodes],
+        "parameters": [[(plain(b.value), b.gradient.state()) for b in layer.blobs] for layer in net.nodes],
         "given": [[(b.shape, plain(b.value)) for b in tops] if _is_given(layer, bottoms) else []
                   for layer, bottoms, tops in zip(net.nodes, net.bottoms, net.tops)],
         "layers": [_layer_state(layer) for layer in net.nodes],
@@ -114,7 +114,7 @@ def set_values(net: Net, state: dict[str, Any]) -> None:
     for layer, parameters, kept in zip(net.nodes, state["parameters"], state["layers"]):
         for blob, (values, gradient) in zip(layer.blobs, parameters):
             fill(blob.value, values)
-            fill(blob.gradient, gradient)
+            blob.gradient.set_state(gradient)
         for name, value in kept["attributes"].items():
             setattr(layer, name, value)
         if layer.counter:

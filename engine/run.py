@@ -1,9 +1,10 @@
 """Run: a graph's forward and backward passes, by plans that are made when they are first needed."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
+from .arena import Bucket
 from .blob import MAX_AXES, Blob
 from .context import Context
 from .debug_info import log_backward, log_forward
@@ -161,11 +162,13 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------------- backward
 
-    def backward(self, start: int | None, end: int, debug: bool, keep: bool) -> None:
+    def backward(self, start: int | None, end: int, debug: bool, keep: bool, buckets: Sequence[Bucket] = (),
+                 on_bucket: Callable[[Bucket], None] | None = None) -> None:
         """See Net.run_backward."""
         if self.use.owner != get_ident():
-            alone(self, self.backward, start, end, debug, keep)
+            alone(self, self.backward, start, end, debug, keep, buckets, on_bucket)
             return
+        waiting = list(buckets)
         self.context.activate()
         start = len(self.nodes) - 1 if start is None else start
         if not self._keep_values:
@@ -189,6 +192,10 @@ class Run:
                 log_backward(self.graph, i)
             for store in step.done:
                 store.give_up(self.look_training)
+            while waiting and waiting[0].last >= i:
+                on_bucket(waiting.pop(0))                      # type: ignore[misc]
+        for bucket in waiting:
+            on_bucket(bucket)                                  # type: ignore[misc]
 
     def _backward_plan(self, start: int, end: int, debug: bool, keep: bool) -> list[Step]:
         if start != len(self.nodes) - 1 or end or debug or any(self.hooks.values()):

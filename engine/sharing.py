@@ -18,12 +18,19 @@ class Parameter:
     lr_mult: float
     decay_mult: float
     measured: bool = False               # forward itself changes it: a statistic of the data
+    readers: int = 1                     # how many layers' parameters it is
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its gradient is row-sparse."""
+        return self.blob.sparse is not None
 
 
 def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
     """Let later layers use the blobs of the first one with the same parameter name; returns the owners' parameters.
 
-    Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, or if both give another rate.
+    Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, if both give another rate, or if
+    only one has row-sparse gradients.
     """
     owned: list[Parameter] = []
     by_name: dict[str, tuple[Parameter, pb.ParamSpec]] = {}
@@ -38,6 +45,9 @@ def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
                 continue
             owner, first = by_name[spec.name]
             owner.measured = owner.measured or k in layer.statistics
+            owner.readers += 1
+            layer.require((blob.sparse is not None) == owner.sparse, f'shares "{spec.name}" with layer "{owner.layer}", and '
+                          "only one of the two has row-sparse gradients\n  sparse_gradient must be the same for both", "param")
             if spec.share_mode == pb.ParamSpec.PERMISSIVE:
                 layer.require(blob.count == owner.blob.count, f'shares "{spec.name}" with layer "{owner.layer}", which has {owner.blob.count} values; it needs {blob.count}', "param")
             else:
@@ -49,6 +59,8 @@ def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
                                   f'shares "{spec.name}" with layer "{owner.layer}" and gives another {rate}', "param")
                     setattr(owner, rate, getattr(spec, rate))
             if blob.shape == owner.blob.shape:
+                same = type(blob.value) is type(owner.blob.value)
+                layer.require(same, f'shares "{spec.name}" with layer "{owner.layer}", which keeps it in another order', "param")
                 blobs[k] = owner.blob
             else:
                 blob.share_value(owner.blob)

@@ -59,6 +59,8 @@ class Store:
     is if all values are zero, or if the array was given up. Others keep their memory for the next time.
     """
 
+    __slots__ = ("size", "context", "gpu", "version", "copies", "newest", "home", "exposed", "lent", "pooled", "lost", "decode", "__weakref__")
+
     def __init__(self, size: int, context: Context | None = None):
         self.size = size
         self.context = context or active()

@@ -349,6 +349,17 @@ class Kernels:
             for g in range(groups):
                 self.backend.gemm(False, True, m, rows, width, out[n, g], columns[g * rows * width:(g + 1) * rows * width], dw[g], 1.0 if n else beta)
 
+    # -------------------------------------------------------------------------------------------------------- sparse
+
+    def rows_forward(self, x: Any, index: Any, w: Any, y: Any, items: int, columns: int) -> None:
+        self.each("sparse", "rows_forward", y.size, x, index, w, y, int(x.size // items) if items else 0, columns)
+
+    def rows_backward(self, dy: Any, index: Any, w: Any, dx: Any, items: int, columns: int) -> None:
+        self.each("sparse", "rows_backward", dx.size, dy, index, w, dx, int(dx.size // items) if items else 0, columns)
+
+    def sum_rows(self, x: Any, scale: Any, order: Any, starts: Any, y: Any, width: int, columns: int) -> None:
+        self.each("sparse", "sum_rows", y.size, x, scale, order, starts, y, width, columns)
+
     # -------------------------------------------------------------------------------------------------------- update
 
     def sgd_update(self, w: Any, g: Any, h: Any, scale: float, decay: float, l1: bool, rate: float, momentum: float) -> None:

@@ -3,7 +3,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..engine.blob import Blob
+from ..engine.gradient import touched
 from ..engine.layer import Layer, exactly, item_rows, register
 from .whole_numbers import integers, refuse
 
@@ -18,7 +21,7 @@ class RowLayer(Layer):
         """The row numbers in a blob, checked, as int32."""
         index = integers(blob.value).reshape(-1)
         refuse(self, (index < 0) | (index >= count), blob.value, f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
-        return index
+        return index.copy()                      # others may convert the blob again before backward comes
 
 
 @register("Embed")
@@ -30,6 +33,9 @@ class EmbedLayer(RowLayer):
 
     Bottom:  any shape, whole numbers in 0..input_dim-1; it gets no gradient.      Top:  the bottom's shape and num_output.
     Blobs:   weights (input_dim, num_output), and bias (num_output) unless bias_term is false.
+
+    sparse_gradient   the gradient of the weights has the rows that occur in the batch, and only these change in that step:
+                      other rows have no decay and no momentum, and nothing is caught up later. For large input_dim.
     """
 
     def may_force_backward(self, bottom: int) -> bool:
@@ -39,7 +45,7 @@ class EmbedLayer(RowLayer):
         p = self.param.embed_param
         self.require(p.num_output > 0, "num_output must be given, and be more than 0", "embed_param.num_output")
         self.require(p.input_dim > 0, "input_dim must be given, and be more than 0", "embed_param.input_dim")
-        self.add_blob((p.input_dim, p.num_output), p.weight_filler)
+        self.add_blob((p.input_dim, p.num_output), p.weight_filler, 0 if p.sparse_gradient else None)
         if p.bias_term:
             self.add_blob((p.num_output,), p.bias_filler)
 
@@ -55,10 +61,25 @@ class EmbedLayer(RowLayer):
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         self.require(not propagate_down[0], "row numbers have no gradient; put propagate_down: false here", "propagate_down")
         dy, outputs = top[0].gradient.read(), self.blobs[0].shape[1]
-        if self.param_propagate_down[0]:
-            self.k.add_rows(dy, self.index, self.blobs[0].gradient.adding(), outputs)
         if len(self.blobs) > 1 and self.param_propagate_down[1]:
             self.k.scale_gradients(None, dy, None, self.blobs[1].gradient.adding(), (dy.size // outputs, outputs, 1, 1, outputs))
+        if self.param_propagate_down[0]:
+            sparse = self.blobs[0].sparse
+            if sparse is not None:
+                sparse.accumulate(*sums_of_rows(self, self.index, dy, None, 1))
+            else:
+                self.k.add_rows(dy, self.index, self.blobs[0].gradient.adding(), outputs)
+
+
+def sums_of_rows(layer: Layer, index: Any, dy: Any, scale: Any, width: int) -> tuple[Any, Any]:
+    """(rows, values (R, C)): for each row number that occurs in `index` (M), the sum of the rows of dy (M / width, C) where
+    it stands, times `scale` (M)."""
+    xp, columns = layer.device.xp, dy.size // (index.size // width) if index.size else 1
+    rows, order, starts = touched(xp, index)
+    values = xp.empty((len(rows), columns), np.float32)
+    if len(rows):
+        layer.k.sum_rows(dy, scale, order, starts, values, width, columns)
+    return rows, values
 
 
 @register("BatchReindex")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -10,8 +11,8 @@ import numpy as np
 
 from ..engine.errors import SnapshotError, fail
 from ..engine.layer import Layer
-from ..engine.layout import PLAIN
 from ..engine.memory import Memory
+from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, to_array
 from .state_value import decode, encode
@@ -23,16 +24,16 @@ log = logging.getLogger("brew")
 _warned: WeakSet[Solver] = WeakSet()     # solvers that were told which of their layers forget
 
 
-def collect(solver: Solver) -> list[pb.LayerState]:
+def collect(nets: Sequence[Net]) -> list[pb.LayerState]:
     """The counters, carried states and states of users' layers, of all layers that have some. Raises SnapshotError."""
     found = []
-    for number, net in enumerate(solver.nets, -1):
+    for number, net in enumerate(nets, -1):
         for layer in net.nodes:
             keeper = layer.keeper()
             if layer.counter or layer.carried or keeper is not None:
                 found.append(pb.LayerState(net=number, layer=layer.name, count=getattr(layer, layer.counter) if layer.counter else 0))
                 for memory in layer.carried:
-                    from_array(memory.store.read(PLAIN).reshape(memory.shape), found[-1].carried.add())
+                    from_array(memory.plain(), found[-1].carried.add())
                 if keeper is not None:
                     _encode(layer, keeper, found[-1].user)
     return found
@@ -66,11 +67,11 @@ class Change:
     has_user: bool
 
 
-def planned(solver: Solver, states: Any) -> list[Change]:
+def planned(nets: Sequence[Net], states: Any) -> list[Change]:
     """What put_back() changes. Layers that no longer exist are skipped; nothing is changed yet."""
     found = []
     for state in states:
-        layer = solver.nets[state.net + 1].named_nodes.get(state.layer) if state.net + 1 < len(solver.nets) else None
+        layer = nets[state.net + 1].named_nodes.get(state.layer) if state.net + 1 < len(nets) else None
         if layer is None:
             log.info('skipping the state of layer "%s", which is not in this net', state.layer)
             continue
@@ -83,16 +84,9 @@ def planned(solver: Solver, states: Any) -> list[Change]:
             log.warning('layer "%s" has no restore_state(), and the snapshot holds a state for it', layer.name)
             found[-1].has_user = False
     kept = {id(change.layer) for change in found if change.has_user}
-    for layer in (x for net in solver.nets for x in net.nodes if x.keeper() is not None and id(x) not in kept):
+    for layer in (x for net in nets for x in net.nodes if x.keeper() is not None and id(x) not in kept):
         log.warning('the snapshot holds no state for layer "%s", which keeps its present one', layer.name)
     return found
-
-
-def put_back(solver: Solver, states: Any) -> None:
-    """Return all layers to what collect() found."""
-    changes = planned(solver, states)
-    restore_users(changes)
-    apply(changes)
 
 
 def restore_users(changes: list[Change]) -> None:
@@ -120,4 +114,4 @@ def apply(changes: list[Change]) -> None:
         if change.layer.counter:
             setattr(change.layer, change.layer.counter, change.count)
         for memory, values in change.carried:
-            memory.store.write(PLAIN)[...] = values.ravel()
+            memory.assign(values)

@@ -9,25 +9,25 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..engine import pickling
-from ..engine.store import GPU
 from ..proto import brew_pb2 as pb
+from .state import fill, parts
 
 if TYPE_CHECKING:
     from .solver import Solver
 
-PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at")
+PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at", "loss_scale")
 
 
 def state(solver: Solver) -> dict[str, Any]:
     """What a copy of the solver needs."""
-    def parts(array: Any) -> list[Any]:
-        return [pickling.plain(solver.arena.as_memory(array, slot)) for slot in solver.arena.slots]
+    def values(array: Any) -> list[Any]:
+        return [pickling.plain(memory) for memory in parts(solver, array)]
     solver.net.context.activate()
     return {
         "param": solver.param.SerializeToString(), "members": {name: getattr(solver, name) for name in PLAIN_MEMBERS},
         "nets": [(type(net), net.__getstate__()) for net in solver.nets],
-        "history": [parts(array) for array in solver.history],
-        "average": None if solver.average is None else parts(solver.average),
+        "history": [values(array) for array in solver.history],
+        "average": None if solver.average is None else values(solver.average),
         "more": pickling.added(solver, members)}
 
 
@@ -51,8 +51,8 @@ def revive(solver: Solver, state: dict[str, Any]) -> None:
     for net, (_, of) in zip(nets, state["nets"]):
         pickling.set_values(net, of)
     solver.net.context.activate()
-    for array, parts in zip(solver.history, state["history"]):
-        _fill(solver, array, parts)
+    for array, values in zip(solver.history, state["history"]):
+        _fill(solver, array, values)
     if state["average"] is not None:
         solver.average = solver.arena.data.copy()
         _fill(solver, solver.average, state["average"])
@@ -60,13 +60,9 @@ def revive(solver: Solver, state: dict[str, Any]) -> None:
     vars(solver).update(state["more"])
 
 
-def _fill(solver: Solver, array: Any, parts: list[Any]) -> None:
-    for slot, values in zip(solver.arena.slots, parts):
-        memory = solver.arena.as_memory(array, slot)
-        home = memory.store.layout if not memory.store.gpu else GPU
-        if values is not None:
-            pickling.fill(memory, values)
-            memory.store.read(home)                    # back into the array
+def _fill(solver: Solver, array: Any, values: list[Any]) -> None:
+    kept = [(memory, v) for memory, v in zip(parts(solver, array), values) if v is not None]
+    fill([memory for memory, _ in kept], [v for _, v in kept])
 
 
 def deep_copy(solver: Solver, memo: dict[int, Any]) -> Solver:

@@ -9,23 +9,17 @@ from __future__ import annotations
 import glob
 import logging
 import re
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from ..engine import weights
-from ..engine.arena import Slot
 from ..engine.errors import BrewError, Position, SnapshotError
-from ..engine.layout import PLAIN
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, to_array
-from . import layer_state, state_file
+from . import state_file
+from .state import State
 from .state_file import hash_of, reading
-
-if TYPE_CHECKING:
-    from .solver import Solver
 
 log = logging.getLogger("brew")
 MOST_FORWARDS = 2**40                    # of a layer: no training comes so far, and times a batch size it fits into 64 bits
@@ -48,25 +42,24 @@ def check_writable(prefix: str) -> None:
         raise SnapshotError(f"snapshots cannot be written here: {e.strerror}\n  snapshot_prefix must lie in a folder that exists and is writable", Position(prefix)) from None
 
 
-def save(solver: Solver) -> str:
-    """Write both files of this iteration; returns the path of the state."""
-    hdf5 = solver.param.snapshot_format == pb.SolverParameter.HDF5
-    stem, end = f"{solver.prefix}_iter_{solver.iter}", ".h5" if hdf5 else ""
+def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], None],
+         write_average: Callable[[str], None] | None = None) -> str:
+    """Write a caffemodel and the state of its iteration, and the average of the weights if there is one; returns the path
+    of the state. Raises SnapshotError."""
+    stem, end = f"{prefix}_iter_{state.iter}", ".h5" if hdf5 else ""
     what = "HDF5" if hdf5 else "binary proto"
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
-    layer_state.warn_of_forgetting(solver)
-    state = _state(solver, model)                # before any file: a layer may refuse
+    proto = _to_proto(state)
     log.info("Snapshotting to %s file %s", what, model)
-    (solver.net.save_hdf5 if hdf5 else solver.net.save)(model, solver.param.snapshot_diff)
-    state.learned_net_sha256 = hash_of(model)
-    if solver.average is not None:
+    write_weights(model)
+    proto.learned_net, proto.learned_net_sha256 = model, hash_of(model)
+    if write_average is not None:
         average = average_of(model)
         log.info("Snapshotting the average of the weights to %s", average)
-        with solver.averaged():
-            (solver.net.save_hdf5 if hdf5 else solver.net.save)(average)
-        state.average_net_sha256 = hash_of(average)
+        write_average(average)
+        proto.average_net_sha256 = hash_of(average)
     log.info("Snapshotting solver state to %s file %s", what, path)
-    state_file.write(path, state)
+    state_file.write(path, proto)
     return path
 
 
@@ -75,76 +68,39 @@ def average_of(model: str) -> str:
     return re.sub(r"(\.caffemodel(\.h5)?)$", r"_average\1", model)
 
 
-def _state(solver: Solver, model: str) -> pb.SolverState:
-    state = pb.SolverState(iter=solver.iter, learned_net=model, current_step=solver.current_step, seed=solver.seed,
-                           loss_window=solver.losses)
-    for memory in _histories(solver):
-        from_array(memory.store.read(PLAIN).reshape(memory.shape), state.history.add())
-    if solver.param.lr_policy == "plateau":
-        state.minimum_loss, state.iter_last_event = solver.plateau.minimum, solver.plateau.since
-    if solver.average is not None:
-        for memory in _memories(solver, solver.average):
-            from_array(memory.store.read(PLAIN).reshape(memory.shape), state.average.add())
-    state.layer.extend(layer_state.collect(solver))
-    return state
+def _to_proto(state: State) -> pb.SolverState:
+    proto = pb.SolverState(iter=state.iter, current_step=state.current_step, loss_window=state.losses, seed=state.seed)
+    if state.minimum_loss is not None:
+        proto.minimum_loss, proto.iter_last_event = state.minimum_loss, state.iter_last_event
+    if state.loss_scale is not None:
+        proto.loss_scale, proto.loss_scale_good = state.loss_scale
+    for arrays, blobs in ((state.history, proto.history), (state.average, proto.average)):
+        for array in arrays:
+            from_array(array, blobs.add())
+    proto.layer.extend(state.layers)
+    return proto
 
 
-def _histories(solver: Solver) -> list[Any]:
-    """One Memory for each parameter's history, all of the first kind before the second."""
-    return [memory for array in solver.history for memory in _memories(solver, array)]
-
-
-def _memories(solver: Solver, array: Any) -> list[Any]:
-    """The parts of an array like the arena's, one for each parameter."""
-    return [solver.arena.as_memory(array, slot) for slot in solver.arena.slots]
-
-
-def _fill(memories: list[Any], arrays: list[np.ndarray]) -> None:
-    """Take values in plain order into parts of the arena."""
-    for array, memory in zip(arrays, memories):
-        layout = memory.store.home
-        memory.store.write(PLAIN)[...] = array.ravel()
-        memory.store.read(layout)                          # back into the arena
+def _from_proto(proto: pb.SolverState) -> State:
+    return State(proto.iter, proto.current_step, proto.seed if proto.HasField("seed") else None, list(proto.loss_window),
+                 proto.minimum_loss, proto.iter_last_event, [to_array(blob) for blob in proto.history], [to_array(blob) for blob in proto.average],
+                 list(proto.layer), (proto.loss_scale, proto.loss_scale_good) if proto.HasField("loss_scale") else None)
 
 
 # ------------------------------------------------------------------------------------------------------------ restore
 
-def restore(solver: Solver, path: str) -> None:
-    """Bring a solver to a state. All of it is read and checked before anything changes. Raises SnapshotError or WeightsError."""
+def load(path: str) -> tuple[State, str]:
+    """A state, and the path of its caffemodel, which is the very one that it was written with. Raises SnapshotError."""
     if ".caffemodel" in Path(path).name:
         raise SnapshotError("this is a caffemodel: it holds weights, and no iteration or history to go on from"
                             "\n  resume with the .solverstate beside it, or start anew from it with -weights", Position(path))
-    state, checked = _read(path)
+    proto, checked = _read(path)
     with reading(path):
-        _check_step(solver, state)
-        histories = _histories(solver)
-        if len(state.history) != len(histories):
-            raise SnapshotError(f"the state has {len(state.history)} histories; this solver and net need {len(histories)}", Position(path))
-        arrays = _fitting(state.history, solver.arena.slots * solver.histories, "a history", path)
-        average = _average(solver, state, path)
-        changes = layer_state.planned(solver, state.layer) if state.HasField("seed") else []
-        model = _model_of(state, path)
-    plan = weights.match(solver.net.graph, model)
-    _check_average_file(state, model)
-    try:
-        layer_state.restore_users(changes)
-    except SnapshotError as e:
-        raise SnapshotError(str(e), Position(path)) from e.__cause__
-    weights.copy(plan)
-    _fill(histories, arrays)
-    solver.average = average
-    solver.plateau.minimum, solver.plateau.since = state.minimum_loss, state.iter_last_event
-    solver.iter, solver.current_step, solver.losses = state.iter, state.current_step, list(state.loss_window)
-    if state.HasField("seed"):
-        solver.seed = state.seed
-        for net in solver.nets:
-            net.seed = state.seed
-            for layer in net.nodes:
-                layer.seed = state.seed
-        layer_state.apply(changes)
+        state, model = _from_proto(proto), _model_of(proto, path)
+    _check_average_file(proto, model)
     if not checked:
         log.info("%s has no checksum, as states of Caffe and of former versions: damage would go unnoticed", path)
-    log.info("Restored iteration %d from %s", state.iter, path)
+    return state, model
 
 
 def _read(path: str) -> tuple[pb.SolverState, bool]:
@@ -164,34 +120,6 @@ def _read(path: str) -> tuple[pb.SolverState, bool]:
             if wrong:
                 raise ValueError(f"it has {found}")
     return state, checked
-
-
-def _check_step(solver: Solver, state: pb.SolverState) -> None:
-    steps = max(len(solver.param.stepvalue), len(solver.param.plateau_winsize), state.iter)        # at most one in an iteration
-    if state.current_step > steps:
-        raise ValueError(f"it has current_step {state.current_step} at iter {state.iter}")
-
-
-def _fitting(blobs: Any, slots: list[Slot], what: str, path: str) -> list[np.ndarray]:
-    """The arrays of blobs, one for each slot and of its shape. Raises SnapshotError."""
-    arrays = [to_array(blob) for blob in blobs]
-    for array, slot in zip(arrays, slots, strict=True):
-        if not slot.blob.fits(array.shape):
-            raise SnapshotError(f"{what} has the shape {array.shape}, its parameter {slot.blob.shape}", Position(path))
-    return arrays
-
-
-def _average(solver: Solver, state: pb.SolverState, path: str) -> Any:
-    """The average of the weights as an array like the arena's, or None if the state has none or the solver keeps none."""
-    if not (state.average and solver.param.average_decay):
-        return None
-    slots = solver.arena.slots
-    if len(state.average) != len(slots):
-        raise SnapshotError(f"the state has {len(state.average)} averages; this net needs {len(slots)}", Position(path))
-    arrays = _fitting(state.average, slots, "an average", path)
-    average = solver.arena.data.copy()
-    _fill(_memories(solver, average), arrays)
-    return average
 
 
 def _model_of(state: pb.SolverState, path: str) -> str:

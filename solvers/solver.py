@@ -2,33 +2,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import isfinite, sqrt
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import get_ident
 from time import perf_counter
 from typing import Any, TypeVar
 
-from ..engine.arena import Span
-from ..engine.errors import BrewError, Position, SolverError, WeightsError, check_readable, nearest
-from ..engine.exclusive import as_user_code, resting, using
+from ..engine.arena import Bucket, Slot
+from ..engine.context import new_seed
+from ..engine.errors import BrewError, Position, SolverError, nearest
+from ..engine.exclusive import as_user_code, resting
 from ..engine.held import Settled
 from ..engine.held import settle as settle_arrays
 from ..engine.net import Net
 from ..engine.passes import merged_state
-from ..engine.context import new_seed
 from ..proto import brew_pb2 as pb
-from ..proto import find_file, read_net, read_solver, settle_forks, to_text
-from . import lr_policy, pickling, snapshot
+from ..proto import read_solver, to_text
+from . import layer_state, pickling, snapshot, testing
 from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
+from .iteration import Iteration
+from .loss_scale import LossScale
 from .lr_policy import Plateau, advance, rate
-from .output_means import OutputMeans
+from .state import State, collect, prepare
+from .testing import averaged, log_outputs
 
 log = logging.getLogger("brew")
 SOLVERS: dict[str, type[Solver]] = {}
 S = TypeVar("S", bound="type[Solver]")
-T = TypeVar("T", bound="Solver")
 
 
 def register(name: str) -> Callable[[S], S]:
@@ -55,21 +56,13 @@ def solver_class(param: pb.SolverParameter, file: str) -> type[Solver]:
     return SOLVERS[param.type]
 
 
-def loss_part(weight: float, value: float) -> str:
-    """What a log line says after an output that is part of the loss."""
-    return f" (* {weight:g} = {weight * value:g} loss)" if weight else ""
-
-
-class Solver:
+class Solver(Iteration):
     """Trains `net` and tests `test_nets`, as a SolverParameter says; members are pycaffe's.
 
     A solver of its own gives `histories` (arrays of the arena's size that it keeps) and update(span, rate, scale, decay), which
     is called for each part of the arena that learns alike; with `by_parameter`, for each parameter's Slot.
     """
 
-    histories = 0
-    by_parameter = False
-    takes_momentum = True
     net_class = Net
 
     def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
@@ -85,6 +78,7 @@ class Solver:
         self.plateau = Plateau()
         self.stopped = False
         self.tested_at = -1                               # the iteration whose tests are done
+        self.loss_scale: LossScale | None = None          # see loss_scale.py
         net, *test_nets = [self.make_net(*declared) for declared in self.declared_nets]
         net.keep_blobs = False
         self._assemble(net, test_nets)
@@ -106,6 +100,11 @@ class Solver:
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
         self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
+        self.reducer: Callable[[Bucket | Slot], None] | None = None      # see _reduce
+        if self.param.average_decay and self.arena.sparse:
+            owner = next(p for p in net.learnable if p.sparse and p.lr_mult)
+            self._fail(f'average_decay is for dense gradients: layer "{owner.layer}" has row-sparse ones, and an average of all its rows '
+                       "would take a pass over all of them in each iteration")
 
     def __getstate__(self) -> dict[str, Any]:
         with Entry(self):
@@ -119,73 +118,6 @@ class Solver:
         return pickling.deep_copy(self, memo)
 
     # ----------------------------------------------------------------------------------------------------- building
-
-    @classmethod
-    def declared(cls: type[T], source: str | Path | pb.SolverParameter, file: str = "") -> T:
-        """A solver that has read and checked its prototxt and the files that it names, and has built nothing."""
-        solver = cls.__new__(cls)
-        solver._declare(source, file)
-        solver.seed = 0
-        return solver
-
-    def _declare(self, source: str | Path | pb.SolverParameter, file: str) -> None:
-        self.file = file if isinstance(source, pb.SolverParameter) else str(source)
-        self.param = pb.SolverParameter()
-        self.param.CopyFrom(source if isinstance(source, pb.SolverParameter) else read_solver(source))
-        settle_forks(self.param, self.file)
-        self._check()
-        tests = [(net, state, pb.TEST, f"test (#{i})") for i, (net, state) in enumerate(self._test_nets())]
-        self.declared_nets = [(self._train_net(), self.param.train_state, pb.TRAIN, "training"), *tests]
-        names = [name.strip() for text in self.param.weights for name in text.split(",")]
-        self.declared_weights = [find_file(name, self.file) for name in names]
-        for path in self.declared_weights:
-            check_readable(path, "this caffemodel", WeightsError)
-
-    def _fail(self, message: str) -> None:
-        raise SolverError(message, Position(self.file) if self.file else None)
-
-    def _check(self) -> None:
-        p = self.param
-        lr_policy.check(p, self.file)
-        if p.average_loss < 1:
-            self._fail(f"average_loss must be at least 1, found {p.average_loss}")
-        if p.iter_size < 1:
-            self._fail(f"iter_size must be at least 1, found {p.iter_size}")
-        if p.weight_decay and p.regularization_type not in ("L1", "L2"):
-            self._fail(f'regularization_type is L1 or L2, found "{p.regularization_type}"')
-        if not 0 <= p.average_decay < 1:
-            self._fail(f"average_decay must be at least 0 and less than 1, found {p.average_decay:g}")
-        if p.test_average and not p.average_decay:
-            self._fail("test_average needs average_decay, which keeps the average")
-        if p.momentum and not self.takes_momentum:
-            self._fail(f'momentum must be 0 for type "{p.type}", found {p.momentum:g}')
-        self.prefix = snapshot.prefix_of(p, self.file)
-        if p.snapshot:
-            snapshot.check_writable(self.prefix)
-
-    def _train_net(self) -> pb.NetParameter:
-        p = self.param
-        given = [name for name in ("net", "net_param", "train_net", "train_net_param") if p.HasField(name)]
-        if len(given) != 1:
-            self._fail(f"exactly one of net, net_param, train_net and train_net_param says what to train; found {', '.join(given) or 'none'}")
-        return self._read(getattr(p, given[0]))
-
-    def _read(self, net: Any) -> pb.NetParameter:
-        return net if isinstance(net, pb.NetParameter) else read_net(find_file(net, self.file))
-
-    def _test_nets(self) -> list[tuple[pb.NetParameter, pb.NetState]]:
-        p = self.param
-        nets = [*p.test_net_param, *p.test_net]
-        generic = p.net_param if p.HasField("net_param") else p.net
-        more = len(p.test_iter) - len(nets)
-        if more < 0 or (more and not generic):
-            self._fail(f"test_iter is given for each test net: there are {len(p.test_iter)} test_iter and {len(nets)} test nets")
-        nets += [generic] * more
-        if len(p.test_state) not in (0, len(nets)):
-            self._fail(f"test_state is given for each of the {len(nets)} test nets or not at all, found {len(p.test_state)}")
-        if nets and p.test_interval <= 0:
-            self._fail("test_interval must be more than 0 where there is a test net")
-        return [(self._read(net), p.test_state[i] if p.test_state else pb.NetState()) for i, net in enumerate(nets)]
 
     def make_net(self, param: pb.NetParameter, state: pb.NetState, phase: int, what: str) -> Net:
         """Build one of `declared_nets`."""
@@ -239,42 +171,31 @@ class Solver:
             debug = show and (p.debug_info or self.net.param.debug_info)
             begin(self)
             try:
-                loss = 0.0
-                for _ in range(p.iter_size):
-                    loss += self.net.run_forward(debug=debug, keep=self.net.keep_blobs)
-                    self.net.run_backward(debug=debug, keep=self.net.keep_blobs)
-                loss /= p.iter_size
-                if not isfinite(loss):
-                    self.net.check_finite(loss)
+                loss = self._accumulate(debug)
                 self.losses = [*self.losses, loss][-p.average_loss:]
                 if show:
                     now = perf_counter()
                     done, seconds = self.iter - start, now - since
                     log.info("Iteration %d (%g iter/s, %gs/%d iters), loss = %g", self.iter, done / seconds if done else 0, seconds, p.display, self.smoothed_loss)
-                    self._log_outputs(self.net, "Train")
+                    log_outputs(self.net, "Train")
                     start, since = self.iter, now
                 self._call_back(1)
                 self.stage = UPDATE
                 self._apply_update(show, debug)
                 self.stage = DONE
                 if self.watchers:
-                    self._tell("on_display" if show else "on_iteration", loss)
+                    self.tell("on_display" if show else "on_iteration", loss)
                 self.iter, self.stage = self.iter_begun + 1, ""
             except BaseException:
                 settle(self)
                 raise
-            self._obey()
+            self.obey()
             if p.snapshot and self.iter % p.snapshot == 0:
                 self.snapshot()
             if self.stopped:
                 break
             if self.interrupts:
                 interrupt_if_wished(self)
-
-    @property
-    def smoothed_loss(self) -> float:
-        """The mean of the last average_loss losses."""
-        return sum(self.losses) / len(self.losses) if self.losses else 0.0
 
     @property
     def lr(self) -> float:
@@ -295,49 +216,6 @@ class Solver:
             within, self.stage = self.stage, UPDATE
             self._apply_update()
             self.stage = within and UPDATE                # an iteration that has updated cannot be undone
-
-    def _apply_update(self, show: bool = False, debug: bool = False) -> None:
-        p = self.param
-        if p.lr_policy == "plateau":
-            step = self.plateau.advance(p, self.iter, self.current_step, self.smoothed_loss)
-        else:
-            step = advance(p, self.iter, self.current_step)
-        if step != self.current_step:
-            self.current_step = step
-            log.info("%s Status: Iteration %d, step = %d", "Plateau" if p.lr_policy == "plateau" else "MultiStep", self.iter, step)
-        base = rate(p, self.iter, step)
-        if show:
-            log.info("Iteration %d, lr = %g", self.iter, base)
-        data, diff = self.arena.open("data", frozen=bool(p.average_decay)), self.arena.open("diff")
-        if p.average_decay and self.average is None:
-            self.average = data.copy()
-        scale = 1.0 / p.iter_size
-        if p.clip_gradients >= 0:
-            norm = sqrt(self.kernels.sum_squares(diff))
-            if norm > p.clip_gradients:
-                scale *= p.clip_gradients / norm
-                log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
-        for span in self.arena.slots if self.by_parameter else self.arena.spans:
-            if span.lr_mult:
-                self.update(span, base * span.lr_mult, scale, p.weight_decay * span.decay_mult)
-        if p.average_decay:
-            self.kernels.linear(data, 1 - p.average_decay, self.average, p.average_decay)
-        if debug:
-            for owner in self.net.learnable:
-                log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
-                         float(abs(owner.blob.value.read()).mean()), float(abs(owner.blob.gradient.read()).mean()))
-
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        """Change a part of the arena by its gradients: what each kind of solver is."""
-
-    def parts(self, span: Span) -> list[Any]:
-        """The weights, gradients and histories in a part of the arena, for a kernel."""
-        return [self.arena.part(array, span) for array in (self.arena.data, self.arena.diff, *self.history)]
-
-    @property
-    def kernels(self) -> Any:
-        """The kernels of the device that the nets run on."""
-        return self.net.device.kernels
 
     def solve(self, resume_file: str | None = None) -> None:
         """Train up to max_iter, from a solverstate if one is given."""
@@ -369,7 +247,8 @@ class Solver:
                 self.test_all()
         log.info("Optimization Done.")
 
-    def _obey(self) -> None:
+    def obey(self) -> None:
+        """Do what `poll` says."""
         wish = self.poll()
         if wish == "snapshot":
             self.snapshot()
@@ -381,83 +260,31 @@ class Solver:
     def test_all(self) -> None:
         """Run every test net and log the mean of its outputs."""
         with Entry(self):
-            undos = [Undo(net, users=True) for net in self.test_nets]
-            try:
-                for i in range(len(self.test_nets)):
-                    if not self.stopped:
-                        with self.averaged(self.param.test_average):
-                            self._whole_test(i)
-            except BaseException:
-                for undo in undos:
-                    undo.put_back()
-                raise
+            testing.test_all(self)
 
     def test(self, number: int = 0) -> dict[str, list[float]]:
         """Run one test net test_iter times; returns, and logs, the mean of each output's elements. With test_average the
         net has the average of the weights meanwhile. A test that is interrupted begins anew with the same data."""
-        with Entry(self), self._settled(), self.averaged(self.param.test_average):
-            return self._whole_test(number)
+        with Entry(self), self._settled(), averaged(self, self.param.test_average):
+            return testing.test(self, number)
 
-    def _whole_test(self, number: int) -> dict[str, list[float]]:
-        undo, whole = Undo(self.test_nets[number], users=True), False
-        try:
-            means = self._test(number)
-            whole = bool(means) or not self.stopped
-            return means
-        finally:
-            if not whole:
-                undo.put_back()
-
-    @contextmanager
-    def averaged(self, wanted: bool = True) -> Iterator[None]:
+    def averaged(self, wanted: bool = True) -> AbstractContextManager[None]:
         """Within, the weights are their moving average, if it is `wanted` and there is one already."""
-        if not wanted or self.average is None:
-            yield
-            return
-        with using(self.nets):
-            with self._settled():
-                data = self.arena.open("data")
-                kept = data.copy()
-                data[...] = self.average
-            try:
-                yield
-            finally:
-                with self._settled():
-                    self.arena.open("data")[...] = kept
+        return averaged(self, wanted)
 
-    def _test(self, number: int) -> dict[str, list[float]]:
-        net, p = self.test_nets[number], self.param
-        log.info("Iteration %d, Testing net (#%d)", self.iter, number)
-        outputs, total = OutputMeans(), 0.0
-        for _ in range(p.test_iter[number]):
-            interrupt_if_wished(self)
-            self._obey()
-            if self.stopped:
-                log.info("Test interrupted.")
-                return {}
-            total += net.run_forward()
-            outputs.add(net.output_values())
-        means = outputs.means()
-        if p.test_compute_loss:
-            log.info("Test loss: %g", total / p.test_iter[number])
-        self._log_outputs(net, "Test", means)
-        self._tell("on_test", number, means)
-        return means
-
-    def _log_outputs(self, net: Net, what: str, means: dict[str, list[float]] | None = None) -> None:
-        weights, k = net.blob_loss_weights, 0
-        for name, values in (net.output_values() if means is None else means).items():
-            for value in values:
-                log.info("    %s net output #%d: %s = %g%s", what, k, name, value, loss_part(weights[name], value))
-                k += 1
-
-    def _tell(self, event: str, *args: Any) -> None:
+    def tell(self, event: str, *args: Any) -> None:
+        """Call this method of the watchers that have it."""
         with resting():
             for watcher in self.watchers:
                 if hasattr(watcher, event):
                     getattr(watcher, event)(self, *args)
 
     # ----------------------------------------------------------------------------------------------------- snapshots
+
+    def state(self) -> State:
+        """All that the next iteration depends on beside the weights, as a value."""
+        with Entry(self):
+            return collect(self)
 
     def snapshot(self) -> str:
         """Write a caffemodel and a solverstate; returns the state's path. Raises SnapshotError. Not within an
@@ -467,11 +294,25 @@ class Solver:
             ahead = self.stage == DONE
             self.iter += ahead
             try:
-                path = snapshot.save(self)
+                path = self._snapshot()
             finally:
                 self.iter -= ahead
-            self._tell("on_snapshot", path)
+            self.tell("on_snapshot", path)
             return path
+
+    def _snapshot(self) -> str:
+        p, net = self.param, self.net
+        hdf5 = p.snapshot_format == pb.SolverParameter.HDF5
+        layer_state.warn_of_forgetting(self)
+        state = collect(self)                             # before any file: a layer may refuse
+
+        def weights(path: str) -> None:
+            (net.save_hdf5 if hdf5 else net.save)(path, p.snapshot_diff)
+
+        def average(path: str) -> None:
+            with averaged(self):
+                (net.save_hdf5 if hdf5 else net.save)(path)
+        return snapshot.save(state, self.prefix, hdf5, weights, None if self.average is None else average)
 
     def restore(self, path: str) -> None:
         """Go on from a solverstate, exactly where it was written. Raises SnapshotError or WeightsError. Mends a torn
@@ -480,12 +321,14 @@ class Solver:
             refuse_within(self, "restore()")
             self.stage = RESTORE
             try:
-                snapshot.restore(self, path)
+                state, model = snapshot.load(path)
+                prepare(self, state, model, path)()
             except BrewError:                             # nothing has changed
                 self.stage = ""
                 raise
             self.stage = self.torn = ""
             self.tested_at = -1
+            log.info("Restored iteration %d from %s", state.iter, path)
 
     def add_callback(self, on_start: Callable[[], None], on_gradients_ready: Callable[[], None]) -> None:
         """Call on_start() before each iteration's forward and on_gradients_ready() before its update."""

@@ -8,7 +8,7 @@ from ..engine.errors import NetError
 from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from ..solvers.output_means import OutputMeans
-from ..solvers.solver import loss_part
+from ..solvers.testing import loss_part
 from .cli import choose_device, stages
 from .log import log_to_stderr
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from ..engine.errors import Position, SolverError
 from ..engine.files import check_folder
-from ..engine.layout import PLAIN
 
 BINS = 64
 
@@ -27,6 +26,8 @@ class TensorBoard:
 
     Raises SolverError without tensorboardX (extra [tensorboard]), or for a folder that cannot be written.
     """
+
+    reads_gradients = True                   # so that they are kept
 
     def __init__(self, folder: str, solver: Any):
         try:

@@ -46,7 +46,7 @@ def everything(s: brew.Solver) -> tuple[Any, ...]:
     arrays = [blob.value.read().tobytes() for net in s.nets for layer in net.layers for blob in layer.blobs]
     arrays += [a.tobytes() for a in s.history] + [b"" if s.average is None else s.average.tobytes()]
     seeds = [s.seed, *(net.seed for net in s.nets), *(layer.seed for net in s.nets for layer in net.layers)]
-    layers = [state.SerializeToString() for state in layer_state.collect(s)]
+    layers = [state.SerializeToString() for state in layer_state.collect(s.nets)]
     return arrays, seeds, layers, s.iter, s.current_step, list(s.losses), s.plateau.minimum, s.plateau.since
 
 

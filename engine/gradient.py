@@ -1,0 +1,143 @@
+"""Gradients: dense arrays, or the few rows of a large matrix that a batch touches."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .context import active
+from .layout import PLAIN
+from .memory import Memory
+from .store import Store
+
+
+class Dense(Memory):
+    """A gradient with a value for each of the blob's."""
+
+    __slots__ = ()
+
+    def accumulate(self, layout: Any = PLAIN) -> tuple[Any, float]:
+        """(array, beta): where to add a gradient. beta 0: the values so far are zero and need not be read."""
+        if not self.store.newest:
+            return self.write(layout), 0.0
+        return self.update(layout), 1.0
+
+    def adding(self, layout: Any = PLAIN) -> Any:
+        """An array to be added to: the gradient so far, or zeros."""
+        array, beta = self.accumulate(layout)
+        if beta == 0:
+            array[...] = 0
+        return array
+
+    def diff(self) -> np.ndarray:
+        """What users see: a live view."""
+        return self.expose()
+
+    def state(self) -> Any:
+        """The values in plain order, a copy, for pickle; None: all zero."""
+        return None if self.store.is_zero else self.plain().copy()
+
+    def set_state(self, state: Any) -> None:
+        if state is None:
+            self.clear()
+        else:
+            self.assign(state)
+
+
+class RowSparse:
+    """The gradient of a matrix of which a batch touches few rows: their numbers (R), sorted, each once, and their values
+    (R, C). `axis` says which axis of the blob counts rows; rows along axis 1 are the columns of a ByColumns memory. All
+    other rows are zero, and solvers leave them as they are.
+    """
+
+    store = Store(0)                         # nothing of it lies in a store; what goes through all stores finds an empty one
+
+    def __init__(self, shape: tuple[int, ...], axis: int = 0):
+        self.shape, self.axis = shape, axis
+        self.xp = active().device.xp
+        self.rows: Any = None                # int32 (R), or None: no row was touched
+        self.values: Any = None
+        self.grant: Callable[[RowSparse], None] | None = None    # see accumulate
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether no row was touched since the gradient was last cleared."""
+        return self.rows is None
+
+    def clear(self) -> None:
+        """Make all rows zero."""
+        self.rows = self.values = None
+
+    def accumulate(self, rows: Any, values: Any) -> None:
+        """Add `values` (R, C) to the rows `rows` (R), sorted and each once. Both are the gradient's from now on. A solver may
+        have granted that the rows are updated at once: a layer calls this after its last use of the weights."""
+        if self.rows is None:
+            self.rows, self.values = rows, values
+        elif len(rows):
+            xp, both = self.xp, self.xp.union1d(self.rows, rows)
+            merged = xp.zeros((len(both), values.shape[1]), np.float32)
+            merged[xp.searchsorted(both, self.rows)] = self.values
+            merged[xp.searchsorted(both, rows)] += values
+            self.rows, self.values = both, merged
+        if self.grant is not None:
+            self.grant(self)
+
+    def dense(self) -> Any:
+        """All rows, in the blob's shape, on the device."""
+        array = self.xp.zeros(self.shape, np.float32)
+        if self.rows is not None:
+            (array if self.axis == 0 else array.T)[self.rows] = self.values
+        return array
+
+    read = dense
+
+    def plain(self) -> np.ndarray:
+        """All rows, in the blob's shape, on the CPU."""
+        array = self.dense()
+        return array.get() if hasattr(array, "get") else array           # type: ignore[no-any-return]
+
+    def diff(self) -> np.ndarray:
+        """What users see: a copy, which cannot be written to."""
+        array = self.plain()
+        array.flags.writeable = False
+        return array
+
+    def assign(self, values: Any) -> None:
+        """Take the gradient of the rows in which `values`, of the blob's shape, have any."""
+        array = np.asarray(values, np.float32).reshape(self.shape)
+        array = array if self.axis == 0 else array.T
+        rows = np.flatnonzero(array.any(1)).astype(np.int32)
+        self.set_state((rows, array[rows]) if len(rows) else None)
+
+    def magnitude(self) -> float:
+        """The mean of the absolute values, rows that are zero included."""
+        return float(abs(self.values).sum()) / prod(self.shape) if self.rows is not None else 0.0
+
+    def settle(self, entering: bool) -> None:
+        """Nobody holds a view."""
+
+    def state(self) -> Any:
+        """(rows, values) on the CPU, copies, for pickle; None: no row was touched."""
+        if self.rows is None:
+            return None
+        return tuple((a.get() if hasattr(a, "get") else a.copy()) for a in (self.rows, self.values))
+
+    def set_state(self, state: Any) -> None:
+        self.rows, self.values = (None, None) if state is None else map(self.xp.asarray, state)
+
+
+def touched(xp: Any, index: Any) -> tuple[Any, Any, Any]:
+    """(rows, order, starts) of row numbers (M), in which a negative one stands for none: the rows that occur, sorted, int32
+    (R); the places of `index` in the order of their rows, and of M for equal ones, int32; and where in `order` each row
+    begins, with its end, int32 (R + 1). Nothing depends on the number of threads."""
+    order = xp.argsort(index, kind="stable").astype(np.int32) if xp is np else xp.argsort(index).astype(np.int32)
+    sorted_rows = index[order]
+    first = int(xp.searchsorted(sorted_rows, 0))
+    order, sorted_rows = order[first:], sorted_rows[first:]
+    if not len(order):
+        return sorted_rows.astype(np.int32), order, xp.zeros(1, np.int32)
+    begins = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), sorted_rows[1:] != sorted_rows[:-1]]))
+    starts = xp.concatenate([begins, xp.asarray([len(order)])]).astype(np.int32)
+    return sorted_rows[begins].astype(np.int32), xp.ascontiguousarray(order), starts

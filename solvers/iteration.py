@@ -1,0 +1,187 @@
+"""An iteration in its parts: accumulate, reduce, check and clip, update, report."""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Any
+
+from ..engine.arena import Arena, Bucket, Slot, Span
+from ..engine.gradient import RowSparse
+from ..engine.net import Net
+from .declaration import Declaration
+from .interrupt import UPDATE
+from .loss_scale import LossScale
+from .lr_policy import Plateau, advance, rate
+
+log = logging.getLogger("brew")
+
+
+@dataclass(frozen=True)
+class Rows(Span):
+    """Rows of a parameter with a row-sparse gradient, as a span of their own: `arrays` are copies of their weights and
+    histories, between them their gradients."""
+
+    blob: Any
+    arrays: Any
+
+
+class Iteration(Declaration):
+    """What a solver does between two values of `iter`."""
+
+    histories = 0
+    by_parameter = False
+    net: Net
+    arena: Arena
+    history: list[Any]
+    average: Any
+    plateau: Plateau
+    iter: int
+    current_step: int
+    stage: str
+    l1: bool
+    losses: list[float]
+    callbacks: list[tuple[Callable[[], None], Callable[[], None]]]
+    watchers: list[Any]
+    reducer: Callable[[Bucket | Slot], None] | None
+    loss_scale: LossScale | None
+
+    @property
+    def smoothed_loss(self) -> float:
+        """The mean of the last average_loss losses."""
+        return sum(self.losses) / len(self.losses) if self.losses else 0.0
+
+    def _accumulate(self, debug: bool) -> float:
+        """The gradients of iter_size batches, added up, and the mean of their losses."""
+        net, p, loss = self.net, self.param, 0.0
+        if self.loss_scale is not None:
+            net.scale_losses(self.loss_scale.factor)
+        granted = self._grant(debug) if self.arena.sparse else False
+        for i in range(p.iter_size):
+            loss += net.run_forward(debug=debug, keep=net.keep_blobs)
+            if granted and not isfinite(loss):            # before weights are changed
+                net.check_finite(loss)
+            last = self._reduce if self.reducer is not None and i == p.iter_size - 1 else None
+            net.run_backward(debug=debug, keep=net.keep_blobs, on_bucket=last)
+        if self.reducer is not None:
+            for slot in self.arena.sparse:
+                self.reducer(slot)
+        loss /= p.iter_size
+        if not isfinite(loss):
+            net.check_finite(loss)
+        return loss
+
+    def _reduce(self, bucket: Bucket) -> None:
+        """Hand a bucket of gradients to `reducer`, which sums them over devices, while backward goes on with the layers
+        before. It gets each bucket of the arena once an iteration, then the slots of row-sparse parameters; nothing here
+        has one."""
+        assert self.reducer is not None
+        self.arena.bring_gradients(bucket.slots)
+        self.reducer(bucket)
+
+    def _apply_update(self, show: bool = False, debug: bool = False) -> None:
+        p, step = self.param, self._advance()
+        if step != self.current_step:
+            self.current_step = step
+            log.info("%s Status: Iteration %d, step = %d", "Plateau" if p.lr_policy == "plateau" else "MultiStep", self.iter, step)
+        base = rate(p, self.iter, step)
+        if show:
+            log.info("Iteration %d, lr = %g", self.iter, base)
+        data, diff = self.arena.open("data", frozen=bool(p.average_decay)), self.arena.open("diff")
+        if p.average_decay and self.average is None:
+            self.average = data.copy()
+        scale = self._check_and_clip(diff)
+        if scale is not None:
+            self._update_all(base, scale)
+        if p.average_decay:
+            self.kernels.linear(data, 1 - p.average_decay, self.average, p.average_decay)
+        if debug:
+            self._report()
+
+    def _advance(self) -> int:
+        """The learning rate's step in this iteration."""
+        if self.param.lr_policy == "plateau":
+            return self.plateau.advance(self.param, self.iter, self.current_step, self.smoothed_loss)
+        return advance(self.param, self.iter, self.current_step)
+
+    def _check_and_clip(self, diff: Any) -> float | None:
+        """What the update multiplies gradients by; None: they are not finite, and the update is left out."""
+        p, scale = self.param, 1.0 / self.param.iter_size
+        if self.loss_scale is None and p.clip_gradients < 0:
+            return scale
+        squares = self.kernels.sum_squares(diff)
+        for slot in self.arena.sparse:
+            gradient = slot.blob.sparse
+            squares += self.kernels.sum_squares(gradient.values) if gradient and not gradient.is_zero else 0.0
+        norm = sqrt(squares) if squares >= 0 else squares
+        if self.loss_scale is not None:
+            factor, finite = self.loss_scale.factor, isfinite(norm)
+            self.loss_scale.report(finite)
+            if not finite:
+                return None
+            scale, norm = scale / factor, norm / factor
+        if norm > p.clip_gradients >= 0:
+            scale *= p.clip_gradients / norm
+            log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
+        return scale
+
+    def _update_all(self, base: float, scale: float) -> None:
+        """Change what learns: the arena's spans (or slots), then the rows that were touched."""
+        decay = self.param.weight_decay
+        for span in self.arena.learning if self.by_parameter else self.arena.spans:
+            self.update(span, base * span.lr_mult, scale, decay * span.decay_mult)
+        for slot in self.arena.sparse:
+            self._update_rows(slot, base * slot.lr_mult, scale, decay * slot.decay_mult)
+
+    def _update_rows(self, slot: Slot, rate: float, scale: float, decay: float) -> None:
+        """Change the rows that have a gradient, by the same arithmetic as all others: the rest of the parameter, its
+        momentum, moments and decay stay as they are, and nothing is caught up later (as in torch.optim.SparseAdam)."""
+        gradient = slot.blob.sparse
+        if gradient is None or gradient.is_zero:
+            return
+        columns = gradient.values.shape[1]
+        whole = [self.arena.part(array, slot).reshape(-1, columns) for array in (self.arena.data, *self.history)]
+        weights, *histories = [array[gradient.rows] for array in whole]
+        parts = [a.reshape(-1) for a in (weights, gradient.values, *histories)]
+        self.update(Rows(0, weights.size, slot.lr_mult, slot.decay_mult, slot.blob, parts), rate, scale, decay)
+        for array, changed in zip(whole, (weights, *histories)):
+            array[gradient.rows] = changed
+
+    def _grant(self, debug: bool) -> bool:
+        """Let layers update the rows of row-sparse parameters within backward, if nobody can tell: their gradients are then
+        never held. Returns whether."""
+        p = self.param
+        granted = (p.iter_size == 1 and p.clip_gradients < 0 and self.reducer is None and self.loss_scale is None
+                   and p.lr_policy != "plateau" and not debug and not self.callbacks and not self.net.keep_blobs
+                   and not self.net.has_hooks and not any(getattr(w, "reads_gradients", False) for w in self.watchers))
+        base = rate(p, self.iter, advance(p, self.iter, self.current_step)) if granted else 0.0
+        readers = {id(owner.blob): owner.readers for owner in self.net.learnable}
+        for slot in self.arena.sparse:
+            def update(gradient: RowSparse, slot: Slot = slot) -> None:
+                self.stage = UPDATE                       # from here on the iteration cannot be undone
+                self.arena.bring(slot)
+                self._update_rows(slot, base * slot.lr_mult, 1.0, p.weight_decay * slot.decay_mult)
+                gradient.clear()
+            assert slot.blob.sparse is not None
+            slot.blob.sparse.grant = update if granted and readers[id(slot.blob)] == 1 else None
+        return granted
+
+    def _report(self) -> None:
+        for owner in self.net.learnable:
+            log.info("    [Update] Layer %s, param %s data: %g; diff: %g", owner.layer, owner.index,
+                     owner.blob.value.magnitude(), owner.blob.gradient.magnitude())
+
+    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+        """Change a part of the arena by its gradients: what each kind of solver is."""
+
+    def parts(self, span: Span) -> list[Any]:
+        """The weights, gradients and histories in a part of the arena, for a kernel."""
+        if isinstance(span, Rows):
+            return list(span.arrays)
+        return [self.arena.part(array, span) for array in (self.arena.data, self.arena.diff, *self.history)]
+
+    @property
+    def kernels(self) -> Any:
+        """The kernels of the device that the nets run on."""
+        return self.net.device.kernels
