@@ -140,13 +140,15 @@ class Iteration(Declaration):
         gradient = slot.blob.sparse
         if gradient is None or gradient.is_zero:
             return
-        columns = gradient.values.shape[1]
-        whole = [self.arena.part(array, slot).reshape(-1, columns) for array in (self.arena.data, *self.history)]
-        weights, *histories = [array[gradient.rows] for array in whole]
-        parts = [a.reshape(-1) for a in (weights, gradient.values, *histories)]
-        self.update(Rows(0, weights.size, slot.lr_mult, slot.decay_mult, slot.blob, parts), rate, scale, decay)
-        for array, changed in zip(whole, (weights, *histories)):
-            array[gradient.rows] = changed
+        shape, n = gradient.values.shape, gradient.values.size
+        weights, *histories = [self.arena.part(array, slot).reshape(-1, shape[1]) for array in (self.arena.data, *self.history)]
+        parts = []
+        for values in (weights[gradient.rows], gradient.values, *(array[gradient.rows] for array in histories)):
+            parts.append(self.net.device.empty(-(-n // 16) * 16))      # as long as a slot: loops have the same remainders
+            parts[-1][:n] = values.reshape(-1)
+        self.update(Rows(0, n, slot.lr_mult, slot.decay_mult, slot.blob, parts), rate, scale, decay)
+        for array, changed in zip((weights, gradient.values, *histories), parts):
+            array[... if array is gradient.values else gradient.rows] = changed[:n].reshape(shape)
 
     def _grant(self, debug: bool) -> bool:
         """Let layers update the rows of row-sparse parameters within backward, if nobody can tell: their gradients are then

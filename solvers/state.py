@@ -14,6 +14,7 @@ from ..engine.memory import Memory
 from ..engine.store import GPU
 from ..proto import brew_pb2 as pb
 from . import layer_state
+from .state_file import reading
 
 if TYPE_CHECKING:
     from .solver import Solver
@@ -70,10 +71,8 @@ def prepare(solver: Solver, state: State, model: str, path: str) -> Callable[[],
         if len(state.average) != len(slots):
             raise SnapshotError(f"the state has {len(state.average)} averages; this net needs {len(slots)}", at)
         _check_shapes(state.average, slots, "an average", at)
-    try:
+    with reading(path):
         changes = [] if state.seed is None else layer_state.planned(solver.nets, state.layers)
-    except (ValueError, TypeError, OverflowError) as e:
-        raise SnapshotError(f"this is no solverstate, or a damaged one ({e})", at) from None
     plan = weights.match(solver.net.graph, model)
 
     def change() -> None:

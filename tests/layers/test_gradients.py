@@ -72,6 +72,10 @@ CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
     ('type: "BatchReindex" top: "y"', [(5, 3), (7,)], (1,)),
     ('type: "Filter" top: "y" top: "z"', [(5, 3), (5,), (5, 1)], (2,)),
     ('type: "Embed" top: "y" embed_param { input_dim: 5 num_output: 3 weight_filler { type: "gaussian" } bias_filler { type: "gaussian" } }', [(4, 3)], (0,)),
+    ('type: "Embed" top: "y" embed_param { input_dim: 5 num_output: 3 sparse_gradient: true weight_filler { type: "gaussian" } bias_filler { type: "gaussian" } }', [(4, 3)], (0,)),
+    ('type: "InnerProduct" top: "y" inner_product_param { num_output: 3 sparse_gradient: true weight_filler { type: "gaussian" } bias_filler { type: "gaussian" } }', [(4, 5)], ()),
+    *((f'type: "InnerProduct" top: "y" inner_product_param {{ num_output: 3 input_dim: 5 transpose: {t} bias_term: {b} weight_filler {{ type: "gaussian" }} }}', [(4, 6), (4, 6)], (1,))
+      for t in ("true", "false") for b in ("true", "false")),
     *((f'type: "MVN" top: "y" mvn_param {{ {o} }}', [(2, 3, 4, 2)], ()) for o in ("", "across_channels: true", "normalize_variance: false")),
     *((f'type: "HingeLoss" top: "y" hinge_loss_param {{ norm: {n} }}', [(4, 5), (4,)], (1,)) for n in ("L1", "L2")),
     *((f'type: "ContrastiveLoss" top: "y" contrastive_loss_param {{ margin: 3 {o} }}', [(4, 3), (4, 3), (4,)], (2,)) for o in ("", "legacy_version: true")),
