@@ -244,8 +244,9 @@ class Layer:
         """The weighted sum of the tops that have a loss weight."""
         if [blob.shape for blob in top] != self.weighted:        # a batch with more items, or after one without any
             self.set_loss_weights(top)
-        loss = sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
-        return loss if self.loss_scale == 1 else loss / self.loss_scale
+        if self.loss_scale != 1:                                 # the gradients are not the weights
+            return sum(float((blob.value.read() * np.float32(w)).sum()) for blob, w in zip(top, self.loss_weights) if w)
+        return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
 
     def to_proto(self, with_diff: bool = False, half: bool = False) -> pb.LayerParameter:
         """The LayerParameter with the blobs' present values; see Blob.save."""
