@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..proto import brew_pb2 as pb
 from .blob import Blob
 from .context import Context
-from .errors import fail
+from .errors import fail, nearest
 from .graph import Graph
 from .layer import Layer, layer_class
 from .passes import plan_backward
@@ -38,7 +38,7 @@ def build(param: pb.NetParameter, declared: set[str], seed: int, context: Contex
         log.info("%s overwrites what the backward pass of %s needs: a copy is kept", names[r.by], names[r.reader])
     splits = frozenset(i for i, name in enumerate(names) if name not in declared)
     return Graph(tuple(layers), names, wiring.bottoms, wiring.tops, bottoms, tops, tuple(runs), down, splits, tuple(blobs), wiring.names,
-                 tuple(rewrites), share_parameters(layers, names), *ends(layers, wiring), memory)
+                 tuple(rewrites), share_parameters(layers, names), find_observed(layers, wiring, blobs), *ends(layers, wiring), memory)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,18 @@ def say_who_runs_backward(layers: Sequence[Layer], runs: Sequence[bool]) -> None
     for layer, need in zip(layers, runs):
         layer.runs_backward = need
         log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
+
+
+def find_observed(layers: Sequence[Layer], wiring: Wiring, blobs: Sequence[Blob]) -> list[tuple[Layer, dict[str, Blob]]]:
+    """The layers that want to see blobs after each forward pass, with these by name. Raises NetError for a name that no
+    blob has."""
+    found, named = [], dict(zip(wiring.names, blobs))
+    for layer in layers:
+        for name in layer.observes:
+            layer.require(name in named, f'wants to see blob "{name}", which no layer makes{nearest(name, named)}')
+        if layer.observes:
+            found.append((layer, {name: named[name] for name in layer.observes}))
+    return found
 
 
 def ends(layers: Sequence[Layer], wiring: Wiring) -> tuple[list[str], list[str]]:

@@ -32,12 +32,16 @@ class Context:
     gpu      the number of a GPU; None: the CPU.         threads   of the CPU; default: all that the process may use.
     engine   what `engine: DEFAULT` means on the CPU: "onednn", or "caffe" for im2col and a matrix product.
     seed     of nets and solvers that are given none; None: a new one for each.
+    rank     which of `ranks` parts of the training data the data layers read, for training on several devices.
 
     Raises DeviceError for a GPU or an engine that is not there.
     """
 
     def __init__(self, gpu: int | None = None, threads: int | None = None, engine: str | None = None,
-                 seed: int | None = None):
+                 seed: int | None = None, rank: int = 0, ranks: int = 1):
+        if not 0 <= rank < ranks:
+            raise DeviceError(f"of {ranks} ranks, one lies between 0 and {ranks - 1}; found {rank}")
+        self.rank, self.ranks = rank, ranks
         self.cpu = Cpu(threads, engine)
         self.device: Cpu | Gpu = self.cpu if gpu is None else open_gpu(gpu)
         self.pool = Pool()

@@ -15,7 +15,7 @@ from .sharing import Parameter
 class Graph:
     """Layers in the order in which they run, and the blobs between them. It does not change; shapes and values do.
 
-    All sequences but the last four have an entry for each layer; blobs are numbered in the order in which they are made.
+    The first eight sequences have an entry for each layer; blobs are numbered in the order in which they are made.
     """
 
     nodes: Sequence[Layer]
@@ -31,9 +31,15 @@ class Graph:
     blob_names: Sequence[str]
     rewrites: Sequence[Rewrite]              # values that are overwritten in place and must be kept for backward
     parameters: list[Parameter]              # what can be learned, each once, however many layers share it
+    observers: Sequence[tuple[Layer, dict[str, Blob]]]       # layers that want to see blobs after each forward, and these by name
     inputs: list[str]
     outputs: list[str]                       # blobs that no layer reads
     memory: int                              # bytes of all tops, as Caffe counts them
+
+    @property
+    def observed(self) -> list[Blob]:
+        """What layers want to see after each forward pass: plans keep its values."""
+        return [blob for _, blobs in self.observers for blob in blobs.values()]
 
     @property
     def named_nodes(self) -> OrderedDict[str, Layer]:

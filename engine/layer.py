@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeVar
@@ -91,6 +91,7 @@ class Layer:
     in_place = True                      # may write its top over its bottom
     reads_values = True                  # False: its tops depend on the bottoms' shapes only, and gradients end here
     reshape_always = False               # reshape() before every forward, as layers written by users expect
+    observes: Sequence[str] = ()         # names of blobs that it wants to see after each forward pass of the whole net: see observe()
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     statistics: Sequence[int] = ()       # the numbers of its parameters that forward itself changes; their lr_mult is 0
@@ -149,6 +150,17 @@ class Layer:
         """An object whose snapshot_state() returns what the next forward depends on besides `counter` and `carried`, and whose
         restore_state(state) takes it back; None if there is nothing."""
         return None
+
+    def observe(self, results: Mapping[str, np.ndarray]) -> None:
+        """Called after each forward pass of the whole net with copies of the blobs that it `observes`."""
+
+    @property
+    def stream(self) -> bool:
+        """Whether it reads what cannot be read again."""
+        return False
+
+    def mark(self) -> None:
+        """Called when an iteration begins: nobody goes back to before it any more."""
 
     def forgets(self) -> bool:
         """Whether the next forward may depend on something that snapshots cannot keep."""

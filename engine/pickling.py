@@ -117,12 +117,12 @@ def set_values(net: Net, state: dict[str, Any]) -> None:
             blob.gradient.set_state(gradient)
         for name, value in kept["attributes"].items():
             setattr(layer, name, value)
+        if layer.keeper() is not None:                         # before its counter, which it may have to know
+            layer.keeper().restore_state(kept["user"])
         if layer.counter:
             setattr(layer, layer.counter, kept["count"])
         for memory, values in zip(layer.carried, kept["carried"]):
             fill(memory, values)
-        if layer.keeper() is not None:
-            layer.keeper().restore_state(kept["user"])
 
 
 def revive(net: Net, state: dict[str, Any]) -> None:

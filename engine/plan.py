@@ -47,6 +47,7 @@ def plan_fusion(graph: Graph, hide: bool) -> dict[int, list[int]]:
     """{layer: those behind it} where all run as one: the first makes a blob that only the others rewrite in place. With
     `hide`, one of the others may also join it with other blobs, so that the blob itself is never made."""
     layers, bottoms, tops = graph.nodes, graph.bottom_ids, graph.top_ids
+    seen = {id(blob) for blob in graph.observed}
     plan: dict[int, list[int]] = {}
     taken: set[int] = set()
     for i, first in enumerate(layers):
@@ -56,7 +57,7 @@ def plan_fusion(graph: Graph, hide: bool) -> dict[int, list[int]]:
         for k in range(i + 1, len(layers)):
             before = tops[k - 1]
             in_place = before == bottoms[k] == tops[k]
-            joins = hide and before == tops[i] and before[0] in bottoms[k] and len(bottoms[k]) > 1 and len(tops[k]) == 1
+            joins = hide and before == tops[i] and id(graph.tops[i][0]) not in seen and before[0] in bottoms[k] and len(bottoms[k]) > 1 and len(tops[k]) == 1
             if any(layers[k - 1].loss_weights) or not (in_place or joins):
                 break
             chain.append(k)
@@ -79,6 +80,7 @@ def forward_steps(graph: Graph, fusions: Fusions, runs: Sequence[bool], release:
         return steps
     blobs = graph.named_blobs
     kept = {id(blobs[name].value.store) for name in graph.outputs}
+    kept |= {id(blob.value.store) for blob in graph.observed}
     kept |= {id(top.value.store) for layer, tops in zip(graph.nodes, graph.tops) if not layer.writes_all for top in tops}
     for layer, bottoms, tops, backward in zip(graph.nodes, graph.bottoms, graph.tops, runs):
         kept |= {id(blob.value.store) for blob in (*(tops if not bottoms else ()), *(layer.backward_reads(bottoms, tops) if backward else ()))}

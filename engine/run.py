@@ -121,9 +121,13 @@ class Run:
         if Blob.changed is not self.watch.known:
             self.watch.before_forward(self.forget_shapes)
         end = len(self.nodes) - 1 if end is None else end
-        if start == 0 and end == len(self.nodes) - 1 and not debug and not any(self.hooks.values()):
-            return self._run(self._whole_forward(keep))
-        return self._run(self.steps[start:end + 1], debug)
+        whole = start == 0 and end == len(self.nodes) - 1
+        plain = whole and not debug and not any(self.hooks.values())
+        loss = self._run(self._whole_forward(keep) if plain else self.steps[start:end + 1], debug)
+        if whole:
+            for layer, blobs in self.graph.observers:
+                layer.observe({name: blob.value.plain().copy() for name, blob in blobs.items()})
+        return loss
 
     def _run(self, steps: list[Step], debug: bool = False) -> float:
         loss, hooks = 0.0, self.hooks

@@ -57,11 +57,11 @@ class AnnotatedDataLayer(DataLayer):
             raise ValueError("the record is no AnnotatedDatum")
         return found
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
+    def _make(self, batch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
         rows: list[np.ndarray] = []
         images: np.ndarray | None = None
         crops = np.zeros((self.batch_size, 3), np.int32)
-        for i, (key, record) in enumerate(zip(*self.fetch(batch))):
+        for i, (key, record) in enumerate(zip(*self.database.read(places, walk=not self.shuffle))):
             try:
                 groups = self._annotated(record).annotation_group
             except ValueError as e:

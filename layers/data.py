@@ -6,11 +6,11 @@ import numpy as np
 from ..engine.blob import Blob
 from ..engine.errors import BrewError, DataError, Position
 from ..engine.layer import Layer, between, exactly, register
-from ..engine.random import permutation
 from ..kernels import cpu
 from ..proto import find_file
 from .database import open_database
 from .prefetch import BatchLayerState, Prefetcher
+from .samplers import Sampler, Sequential, Shuffled, shuffles
 from .transformer import Normalize, Transformer
 
 
@@ -45,7 +45,8 @@ class DataLayer(BatchLayerState, Layer):
         record, encoded = self.database.first()
         channels, height, width = self._measure(*record)
         self.transformer.check(channels, height, width)
-        self.prefetcher = Prefetcher(self._make, p.prefetch, workers=2 if encoded or self.transformer.augments else 1)
+        sampler = self.sampler()
+        self.prefetcher = Prefetcher(self.shard(sampler), self._make, p.prefetch, workers=2 if encoded or self.transformer.augments else 1)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         if len(top) > 1:
             top[1].reshape(*self.label_shape())
@@ -100,19 +101,16 @@ class DataLayer(BatchLayerState, Layer):
             top[1].reshape(*labels.shape)
             top[1].value.adopt(labels)
 
-    def fetch(self, batch: int) -> tuple[list[bytes], list[bytes]]:
-        """(keys, records) of a batch."""
-        n, size = self.batch_size, self.database.size
-        places = np.arange(batch * n, (batch + 1) * n)
+    def sampler(self) -> Sampler:
+        """Draws the places of records."""
+        size = self.database.size
         if self.shuffle:
-            orders = {e: permutation(self.seed, f"{self.name}/shuffle", e, size) for e in {int(e) for e in places // size}}
-            places = np.array([orders[int(at // size)][at % size] for at in places])
-        return self.database.read(places % size, walk=not self.shuffle)
+            return Shuffled(size, self.batch_size, lambda: self.seed, shuffles(f"{self.name}/shuffle", size))
+        return Sequential(size, self.batch_size)
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
-        """Batch number `batch`: (images, labels, what makes floats of the images if they are bytes). What it holds depends on
-        nothing else."""
-        n, (keys, records) = self.batch_size, self.fetch(batch)
+    def _make(self, batch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
+        """The records at these places: (images, labels, what makes floats of the images if they are bytes)."""
+        n, (keys, records) = self.batch_size, self.database.read(places, walk=not self.shuffle)
         channels, height, width = self._measure(keys[0], records[0])
         self.check(keys[0], channels, height, width)
         crops = self.transformer.crops(n, height, width, batch)

@@ -15,6 +15,7 @@ from ..engine.resources import check_memory
 from ..engine.store import INT32
 from ..proto import find_file
 from .prefetch import BatchLayerState, Prefetcher
+from .samplers import Shuffled
 
 
 @register("HDF5Data")
@@ -39,10 +40,11 @@ class HDF5DataLayer(BatchLayerState, Layer):
         names = read_bytes(self.source, "this list of HDF5 files", DataError).decode("utf-8", "surrogateescape").split()
         self.require(names, f"the list {self.source} names no files", "hdf5_data_param.source", DataError)
         self.files = [find_file(name, self.source) for name in names]
-        self.load, self.order = lru_cache(maxsize=2)(self._load), lru_cache(maxsize=2)(self._order)
+        self.load = lru_cache(maxsize=2)(self._load)
         self.shapes: list[tuple[int, ...]] = []                        # of a row of each top
         self.rows = [self._count(f) for f in range(len(self.files))]
-        self.prefetcher = Prefetcher(self._make, 2, delays_fork=False)     # a fork holds h5py's lock, which _make waits for
+        sampler = Shuffled(sum(self.rows), self.batch_size, lambda: self.seed, self._order)
+        self.prefetcher = Prefetcher(self.shard(sampler), self._make, 2, delays_fork=False)     # a fork holds h5py's lock, which _make waits for
         for blob, shape in zip(top, self.shapes):
             blob.reshape(self.batch_size, *shape)
 
@@ -88,27 +90,22 @@ class HDF5DataLayer(BatchLayerState, Layer):
             raise DataError(f"this HDF5 file cannot be read, or has changed since the net was built: {e}\n"
                             f'  read by layer "{self.name}"', Position(self.files[file])) from None
 
-    def _order(self, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of an epoch: for each place its file, and its row within that file."""
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch: for each place (file, row within that file)."""
         order = np.arange(len(self.files))
         shuffle = self.param.hdf5_data_param.shuffle
         if shuffle:
             order = permutation(seed, f"{self.name}/files", epoch, len(self.files))
         files = np.concatenate([np.full(self.rows[f], f) for f in order])
         rows = np.concatenate([permutation(seed, f"{self.name}/rows{f}", epoch, self.rows[f]) if shuffle else np.arange(self.rows[f]) for f in order])
-        return files, rows
+        return np.stack([files, rows], 1)
 
-    def _make(self, batch: int) -> list[np.ndarray]:
-        """Batch number `batch`: for each top its rows, as int32 where the files hold whole numbers."""
-        total = sum(self.rows)
-        places = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        orders = {e: self.order(e, self.seed) for e in {int(e) for e in places // total}}
+    def _make(self, batch: int, places: np.ndarray) -> list[np.ndarray]:
+        """For each top the rows at these places, as int32 where the files hold whole numbers."""
         rows: list[list[np.ndarray]] = [[] for _ in self.shapes]
-        for place in places:
-            files, numbers = orders[int(place // total)]
-            data = self.load(int(files[place % total]))
-            for chosen, values in zip(rows, data):
-                chosen.append(values[numbers[place % total]])
+        for file, row in places.tolist():
+            for chosen, values in zip(rows, self.load(file)):
+                chosen.append(values[row])
         return [np.array(chosen, INT32 if all(row.dtype == INT32 for row in chosen) else np.float32) for chosen in rows]
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 from ..engine.blob import Blob
 from ..engine.errors import DataError, Position, read_bytes
 from ..engine.layer import Layer, exactly, register
-from ..engine.random import permutation, words
+from ..engine.random import words
 from ..proto import find_file
 from .decode import read_image
 from .prefetch import BatchLayerState, Prefetcher
+from .samplers import Sequential, Shuffled, shuffles
 from .transformer import Normalize, Transformer
 
 
@@ -59,8 +60,10 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.lines = [(p.root_folder + path, label, line) for path, label, line in read_list(self.source, f'\n  read by layer "{self.name}"')]
         self.require(self.skip < len(self.lines), f"rand_skip {p.rand_skip} is more than the {len(self.lines)} lines there are", "image_data_param.rand_skip")
         self.transformer = Transformer(self)
-        self.prefetcher = Prefetcher(self._make, self.param.data_param.prefetch, workers=2)
-        height, width, channels = self._load(self._order(0)[self.skip]).shape
+        n = len(self.lines)
+        sampler = Shuffled(n, p.batch_size, lambda: self.seed, shuffles(f"{self.name}/shuffle", n), lambda: self.skip) if p.shuffle else Sequential(n, p.batch_size, lambda: self.skip)
+        self.prefetcher = Prefetcher(self.shard(sampler), self._make, self.param.data_param.prefetch, workers=2)
+        height, width, channels = self._load(int(sampler.draw(0)[0])).shape
         self.transformer.check(channels, height, width)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         top[1].reshape(self.batch_size)
@@ -70,11 +73,6 @@ class ImageDataLayer(BatchLayerState, Layer):
         """Where the first epoch begins. Not kept from setup(): restoring a snapshot changes the seed."""
         below = self.param.image_data_param.rand_skip
         return int(words(self.seed, f"{self.name}/skip", 0, 1)[0] % below) if below else 0
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if self.param.image_data_param.shuffle:
-            return permutation(self.seed, f"{self.name}/shuffle", epoch, len(self.lines))
-        return np.arange(len(self.lines))
 
     def _load(self, number: int) -> np.ndarray:
         """The pixels (H, W, C) of one line's image, resized if asked."""
@@ -89,10 +87,8 @@ class ImageDataLayer(BatchLayerState, Layer):
             image = cv2.resize(image, self.new_size, interpolation=cv2.INTER_LINEAR)
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1))
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
-        places = self.skip + np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
-        orders = {e: self._order(e) for e in {int(e) for e in places // len(self.lines)}}
-        chosen = [int(orders[int(at // len(self.lines))][at % len(self.lines)]) for at in places]
+    def _make(self, batch: int, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
+        chosen = numbers.tolist()
         images: np.ndarray | None = None
         shape: tuple[int, ...] = ()
         for i, number in enumerate(chosen):

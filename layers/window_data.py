@@ -13,7 +13,19 @@ from ..engine.random import words
 from ..proto import find_file
 from .decode import read_image
 from .prefetch import BatchLayerState, Prefetcher
+from .samplers import Sampler
 from .transformer import Transformer
+
+
+class Draws(Sampler):
+    """Two random words (n, 2) uint32 for each window: which one, and whether it is mirrored."""
+
+    def __init__(self, layer: Layer, batch_size: int):
+        self.layer, self.batch_size = layer, batch_size
+
+    def draw(self, number: int) -> np.ndarray:
+        layer, n = self.layer, self.batch_size
+        return words(layer.seed, f"{layer.name}/windows", number, 2 * n).reshape(n, 2)
 
 
 @register("WindowData")
@@ -56,7 +68,7 @@ class WindowDataLayer(BatchLayerState, Layer):
         for kind, windows, wanted in (("foreground", self.foreground, self.foregrounds), ("background", self.background, p.batch_size - self.foregrounds)):
             self.require(windows or not wanted, f"the list has no {kind} windows, and a batch needs {wanted}", "window_data_param.source", DataError)
         self.load = lru_cache(maxsize=None if p.cache_images else 16)(self._load)
-        self.prefetcher = Prefetcher(self._make, self.param.data_param.prefetch, workers=2)
+        self.prefetcher = Prefetcher(self.shard(Draws(self, p.batch_size)), self._make, self.param.data_param.prefetch, workers=2)
         top[0].reshape(p.batch_size, 3, self.crop, self.crop)
         top[1].reshape(p.batch_size)
 
@@ -110,9 +122,8 @@ class WindowDataLayer(BatchLayerState, Layer):
             raise DataError(f"{path} {'is no image that can be read' if Path(path).is_file() else 'does not exist'}\n  read by layer \"{self.name}\"", Position(self.param.window_data_param.source))
         return image
 
-    def _make(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make(self, batch: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n = self.param.window_data_param.batch_size
-        draws = words(self.seed, f"{self.name}/windows", batch, 2 * n).reshape(n, 2)
         images, labels = np.zeros((n, 3, self.crop, self.crop), np.float32), np.empty(n, np.float32)
         for i, (draw, flip) in enumerate(draws):
             windows = self.background if i < n - self.foregrounds else self.foreground

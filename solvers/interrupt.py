@@ -107,11 +107,14 @@ class Undo:
         self.hidden = _by_name([(layer, layer.hidden_counter) for layer in net.nodes if layer.hidden_counter])
         self.carriers = [(i, layer) for i, layer in enumerate(net.nodes) if layer.carried]
         self.users = [user for user in (layer.keeper() for layer in net.nodes) if user is not None] if users else []
+        self.markers = [layer for layer in net.nodes if type(layer).mark is not Layer.mark]
         self.measures = net.arena is not None and bool(net.arena.measured)
         self.anything = bool(self.counted or self.hidden or self.carriers or self.users or self.measures)
         self.take()
 
     def take(self) -> None:
+        for layer in self.markers:
+            layer.mark()
         self.counts = [list(map(count, layers)) for _, count, layers in self.counted]
         self.runs = [list(map(count, layers)) for _, count, layers in self.hidden]
         self.carried = [(layer.carried, [m.read().copy() for m in layer.carried]) for _, layer in self.carriers]
@@ -121,6 +124,8 @@ class Undo:
     def put_back(self) -> Any:
         """Returns the first layer that cannot go back, or None."""
         self.net.context.activate()
+        for user, state in zip(self.users, self.states):
+            user.restore_state(state)
         for (name, count, layers), counts in zip(self.counted, self.counts):
             for layer, before in zip(layers, counts):
                 if count(layer) != before:
@@ -132,8 +137,6 @@ class Undo:
             self.net.forget_shapes(i)
         if self.statistics is not None:
             self.net.arena.set_statistics(self.statistics)         # type: ignore[union-attr]
-        for user, state in zip(self.users, self.states):
-            user.restore_state(state)
         for (_, count, layers), runs in zip(self.hidden, self.runs):
             for layer, before in zip(layers, runs):
                 if count(layer) != before:

@@ -237,7 +237,7 @@ class Solver(Iteration):
             log.info("Optimization stopped early.")
             return
         with self._settled():
-            if p.display and self.iter % p.display == 0:
+            if p.display and self.iter % p.display == 0 and not any(layer.stream for layer in self.net.nodes):
                 undo = Undo(self.net, users=True)        # the loss line reads a batch that is no part of the training
                 try:
                     log.info("Iteration %d, loss = %g", self.iter, self.net.run_forward())

@@ -17,6 +17,7 @@ from brew.engine import fork
 from brew.engine.errors import DataError, DeviceError
 from brew.layers.database import open_database
 from brew.layers.prefetch import Prefetcher
+from brew.layers.samplers import Sequential
 from brew.proto import parse, pb
 from brew.tools.database import write_database
 
@@ -185,7 +186,7 @@ def test_a_fork_waits_for_a_batch_in_the_making() -> None:
             begun.set()
             end.wait(60)
             return batch
-    prefetcher = Prefetcher(make, 1)
+    prefetcher = Prefetcher(Sequential(100, 1), lambda batch, _: make(batch), 1)
     consumer = threading.Thread(target=prefetcher.next)
     consumer.start()
     begun.wait()
@@ -198,7 +199,7 @@ def test_a_fork_waits_for_a_batch_in_the_making() -> None:
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork, "PATIENCE", 0.1)
     end = threading.Event()
-    prefetcher = Prefetcher(lambda batch: end.wait(60) and batch, 1)
+    prefetcher = Prefetcher(Sequential(100, 1), lambda batch, _: end.wait(60) and batch, 1)
     consumer = threading.Thread(target=prefetcher.next)
     consumer.start()
     assert in_child(lambda: 7) == 7

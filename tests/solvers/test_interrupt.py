@@ -16,6 +16,7 @@ import pytest
 import brew
 from brew.engine.errors import SolverError
 from brew.layers.prefetch import Prefetcher
+from brew.layers.samplers import Sequential
 from brew.proto import parse, pb
 from brew.solvers import layer_state, snapshot
 from brew.tools.database import write_database
@@ -422,7 +423,7 @@ def test_batches_keep_their_numbers_whatever_is_raised() -> None:
         return number
     for depth in (1, 4):
         broken.add(2)
-        p = Prefetcher(make_batch, depth)
+        p = Prefetcher(Sequential(100, 1), lambda number, _: make_batch(number), depth)
         assert [p.next(), p.next()] == [0, 1]
         for _ in range(3):
             with pytest.raises(Stop):
