@@ -260,14 +260,14 @@ class Layer:
             return sum(float((blob.value.read() * np.float32(w)).sum()) for blob, w in zip(top, self.loss_weights) if w)
         return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
 
-    def to_proto(self, with_diff: bool = False, half: bool = False) -> pb.LayerParameter:
+    def to_proto(self, with_diff: bool = False, half: bool = False, values: bool = True) -> pb.LayerParameter:
         """The LayerParameter with the blobs' present values; see Blob.save."""
         param = pb.LayerParameter()
         param.CopyFrom(self.param)
         param.ClearField("blobs")
         param.ClearField("position")
         try:
-            param.blobs.extend([blob.save(with_diff, half) for blob in self.blobs])
+            param.blobs.extend([blob.save(with_diff, half) for blob in self.blobs if values])
         except WeightsError as e:
             fail(self.param, str(e), error=WeightsError)
         return param

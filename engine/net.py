@@ -13,7 +13,7 @@ import numpy as np
 
 from ..proto import brew_pb2 as pb
 from ..proto import read_net, settle_forks, strip_positions, to_text
-from . import context, pickling, weights
+from . import aside, context, pickling, weights
 from .arena import Arena, Bucket
 from .blob import Blob
 from .build import build
@@ -333,7 +333,11 @@ class Net:
         and brew read). Raises WeightsError for weights that half precision does not hold."""
         if dtype not in ("float32", "float16"):
             raise WeightsError(f"weights are saved as float32 or float16, found {dtype!r}")
-        write_whole(path, self.to_proto(with_diff, dtype == "float16").SerializeToString())
+        size = sum(4 * p.blob.count for p in self.learnable)
+        if size > aside.LARGEST and not with_diff and dtype == "float32":
+            weights.save(self.to_proto(values=False), path, self.graph)
+        else:
+            write_whole(path, self.to_proto(with_diff, dtype == "float16").SerializeToString())
 
     @exclusive
     def save_hdf5(self, path: str | Path, with_diff: bool = False) -> None:
@@ -353,9 +357,9 @@ class Net:
         return pickling.deep_copy(self, memo)
 
     @exclusive
-    def to_proto(self, with_diff: bool = False, half: bool = False) -> pb.NetParameter:
+    def to_proto(self, with_diff: bool = False, half: bool = False, values: bool = True) -> pb.NetParameter:
         """The net as built, splits included, with its weights."""
         proto = pb.NetParameter(name=self.name)
-        proto.layer.extend([layer.to_proto(with_diff, half) for layer in self.nodes])
+        proto.layer.extend([layer.to_proto(with_diff, half, values) for layer in self.nodes])
         strip_positions(proto)
         return proto

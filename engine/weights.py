@@ -3,11 +3,15 @@ from __future__ import annotations
 
 import logging
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..proto import brew_pb2 as pb
 from ..proto import read_weights, shape_of, to_array
+from . import aside
+from .aside import Aside, Beside
 from .errors import Position, WeightsError
 from .files import h5_array, h5_bytes, h5_members, write_whole
 from .graph import Graph
@@ -94,10 +98,14 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def _read_binary(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
-    stored = {}
-    for layer in read_weights(path).layer:
+    stored, net = {}, read_weights(path)
+    beside = Beside(path, net.aside_sha256) if net.HasField("aside_sha256") else None
+
+    def array(blob: pb.BlobProto) -> np.ndarray:
+        return beside.array(blob.aside, shape_of(blob)) if beside is not None and blob.HasField("aside") else to_array(blob)
+    for layer in net.layer:
         try:
-            stored[layer.name] = {k: (to_array(b), shape_of(b)) for k, b in enumerate(layer.blobs)}
+            stored[layer.name] = {k: (array(b), shape_of(b)) for k, b in enumerate(layer.blobs)}
         except WeightsError as e:
             raise WeightsError(f'layer "{layer.name}": {e}', Position(path)) from None
     return stored
@@ -117,6 +125,21 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
     except Exception as e:                                       # h5py raises nearly every exception there is on damaged files
         raise WeightsError(f"this is no HDF5 caffemodel, or only a part of one ({e})", Position(path)) from None
 
+
+
+def save(net: pb.NetParameter, path: str | Path, graph: Graph) -> None:
+    """Write a net with its weights, which `net` (of the same layers) does not hold yet, as a binary caffemodel; above 1 GiB,
+    large weights go to a file beside it, which Caffe does not read. Raises SnapshotError."""
+    beside = Aside()
+    for layer, node in zip(net.layer, graph.nodes):
+        for blob in node.blobs:
+            if 4 * blob.count < aside.LARGE:
+                layer.blobs.append(blob.save())
+            else:
+                layer.blobs.add(aside=beside.add(blob.value.plain())).shape.dim[:] = blob.shape
+    net.aside_sha256 = beside.write(path)
+    log.info("the large arrays of %s are in %s: Caffe reads HDF5 of this size only", path, aside.path_of(path))
+    write_whole(path, net.SerializeToString())
 
 
 def save_hdf5(graph: Graph, path: str, with_diff: bool = False) -> None:

@@ -121,6 +121,8 @@ def shape_of(proto: pb.BlobProto) -> tuple[int, ...]:
 
 def _values(proto: pb.BlobProto, part: str) -> np.ndarray:
     """The flat values of "data" or "diff": float, double, or as NVIDIA's fork stores them."""
+    if proto.HasField("aside") and part == "data":
+        raise WeightsError("a blob's values lie in a file beside this one, which only nets and solvers read")
     raw, kind = getattr(proto, f"raw_{part}"), getattr(proto, f"raw_{part}_type")
     if not raw:
         return np.array(getattr(proto, f"double_{part}") or getattr(proto, part), dtype=np.float32)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 
-from ..engine import weights
+import numpy as np
+
+from ..engine import aside, weights
+from ..engine.aside import Aside, Beside
 from ..engine.errors import BrewError, Position, SnapshotError
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, to_array
+from ..proto import from_array, shape_of, to_array
 from . import state_file
 from .state import State
 from .state_file import hash_of, reading
@@ -49,7 +52,8 @@ def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], N
     stem, end = f"{prefix}_iter_{state.iter}", ".h5" if hdf5 else ""
     what = "HDF5" if hdf5 else "binary proto"
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
-    proto = _to_proto(state)
+    beside = _aside_of(state, hdf5)
+    proto = _to_proto(state, beside, hdf5)
     log.info("Snapshotting to %s file %s", what, model)
     write_weights(model)
     proto.learned_net, proto.learned_net_sha256 = model, hash_of(model)
@@ -59,6 +63,8 @@ def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], N
         write_average(average)
         proto.average_net_sha256 = hash_of(average)
     log.info("Snapshotting solver state to %s file %s", what, path)
+    if beside is not None:
+        proto.aside_sha256 = beside.write(path)
     state_file.write(path, proto)
     return path
 
@@ -68,7 +74,21 @@ def average_of(model: str) -> str:
     return re.sub(r"(\.caffemodel(\.h5)?)$", r"_average\1", model)
 
 
-def _to_proto(state: State) -> pb.SolverState:
+def _aside_of(state: State, hdf5: bool) -> Aside | None:
+    """What takes the large arrays of a state that a protobuf message cannot hold. HDF5 holds histories of any size."""
+    arrays = [*state.average, *([] if hdf5 else state.history)]
+    size = sum(array.nbytes for array in arrays) + sum(len(value.data) for layer in state.layers for value in _values(layer.user))
+    return Aside() if size > aside.LARGEST else None
+
+
+def _values(value: pb.StateValue) -> Iterator[pb.StateValue]:
+    """A value and all those in it."""
+    yield value
+    for item in value.item:
+        yield from _values(item)
+
+
+def _to_proto(state: State, beside: Aside | None, hdf5: bool) -> pb.SolverState:
     proto = pb.SolverState(iter=state.iter, current_step=state.current_step, loss_window=state.losses, seed=state.seed)
     if state.minimum_loss is not None:
         proto.minimum_loss, proto.iter_last_event = state.minimum_loss, state.iter_last_event
@@ -76,14 +96,30 @@ def _to_proto(state: State) -> pb.SolverState:
         proto.loss_scale, proto.loss_scale_good = state.loss_scale
     for arrays, blobs in ((state.history, proto.history), (state.average, proto.average)):
         for array in arrays:
-            from_array(array, blobs.add())
+            if beside is None or array.nbytes < aside.LARGE or hdf5 and arrays is state.history:
+                from_array(array, blobs.add())
+            else:
+                blobs.add(aside=beside.add(array)).shape.dim[:] = array.shape
     proto.layer.extend(state.layers)
+    for layer in proto.layer if beside is not None else ():
+        for value in _values(layer.user):
+            if len(value.data) >= aside.LARGE:
+                value.aside, value.aside_size = beside.add(value.data), len(value.data)      # type: ignore[union-attr]
+                value.ClearField("data")
     return proto
 
 
-def _from_proto(proto: pb.SolverState) -> State:
+def _from_proto(proto: pb.SolverState, path: str) -> State:
+    beside = Beside(path, proto.aside_sha256) if proto.HasField("aside_sha256") else None
+
+    def array(blob: pb.BlobProto) -> np.ndarray:
+        return beside.array(blob.aside, shape_of(blob)) if beside is not None and blob.HasField("aside") else to_array(blob)
+    for layer in proto.layer if beside is not None else ():
+        for value in _values(layer.user):
+            if value.HasField("aside"):
+                value.data = beside.bytes(value.aside, value.aside_size)                     # type: ignore[union-attr]
     return State(proto.iter, proto.current_step, proto.seed if proto.HasField("seed") else None, list(proto.loss_window),
-                 proto.minimum_loss, proto.iter_last_event, [to_array(blob) for blob in proto.history], [to_array(blob) for blob in proto.average],
+                 proto.minimum_loss, proto.iter_last_event, [array(blob) for blob in proto.history], [array(blob) for blob in proto.average],
                  list(proto.layer), (proto.loss_scale, proto.loss_scale_good) if proto.HasField("loss_scale") else None)
 
 
@@ -96,7 +132,7 @@ def load(path: str) -> tuple[State, str]:
                             "\n  resume with the .solverstate beside it, or start anew from it with -weights", Position(path))
     proto, checked = _read(path)
     with reading(path):
-        state, model = _from_proto(proto), _model_of(proto, path)
+        state, model = _from_proto(proto, path), _model_of(proto, path)
     _check_average_file(proto, model)
     if not checked:
         log.info("%s has no checksum, as states of Caffe and of former versions: damage would go unnoticed", path)
@@ -152,6 +188,8 @@ def newest(prefix: str) -> str | None:
             state, _ = _read(str(path))
             with reading(str(path)):
                 model = _model_of(state, str(path))
+                if state.HasField("aside_sha256"):
+                    Beside(path, state.aside_sha256)
             if not state.learned_net_sha256:                   # Caffe's: only reading it tells
                 weights.read(model)
             return str(path)

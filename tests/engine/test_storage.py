@@ -10,7 +10,7 @@ import pytest
 
 import brew
 from brew.engine.blob import Blob
-from brew.engine.layer import Layer, exactly, register
+from brew.engine.layer import LAYERS, Layer, exactly
 from brew.engine.layout import PLAIN, laid_out
 from brew.engine.memory import Memory
 from brew.engine.store import BFLOAT16, DTYPES, FLOAT16, GPU, INT32, NO_INT, UINT8, Store, copy_key
@@ -147,16 +147,21 @@ class Ragged(Layer):
         self.batches += 1
 
 
-@register("TestRagged")
 class Declared(Ragged):
     """With its axis declared variable."""
 
 
-@register("TestRaggedUndeclared")
 class Undeclared(Ragged):
     """With a shape that may change, and no more."""
 
     declared = False
+
+
+@pytest.fixture(autouse=True)
+def types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer types of this file are there for its tests only."""
+    for name, cls in {"TestRagged": Declared, "TestRaggedUndeclared": Undeclared}.items():
+        monkeypatch.setitem(LAYERS, name, cls)
 
 
 RAGGED = """

@@ -16,7 +16,7 @@ import pytest
 import brew
 from brew.engine.blob import Blob
 from brew.engine.errors import DataError, DeviceError, NetError
-from brew.engine.layer import Layer, exactly, register
+from brew.engine.layer import LAYERS, Layer, exactly
 from brew.engine.random import permutation, words
 from brew.layers.prefetch import BatchLayerState, Prefetcher
 from brew.layers.samplers import Sampler, Sequential, Sharded, Shuffled, shuffles
@@ -129,7 +129,6 @@ class Sleeping:
     seconds = 0.0
 
 
-@register("TestByLoss")
 class ByLossLayer(BatchLayerState, Layer):
     """Items 0 to 7 as one-hot rows, and their numbers."""
 
@@ -156,7 +155,6 @@ class ByLossLayer(BatchLayerState, Layer):
         top[1].value.write()[...] = items // 2
 
 
-@register("TestStream")
 class StreamLayer(ByLossLayer):
     """The same as a stream."""
 
@@ -292,23 +290,27 @@ class Observer(Layer):
         self.results.append(results)
 
 
-@register("TestObserver")
 class Some(Observer):
     """Two of them."""
 
     observes = ("conv", "sum")
 
 
-@register("TestObserverNone")
 class None_(Observer):
     """None."""
 
 
-@register("TestObserverWrong")
 class Wrong(Observer):
     """One that is not there."""
 
     observes = ("convv",)
+
+
+@pytest.fixture(autouse=True)
+def types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer types of this file are there for its tests only."""
+    for name, cls in {"TestByLoss": ByLossLayer, "TestStream": StreamLayer, "TestObserver": Some, "TestObserverNone": None_, "TestObserverWrong": Wrong}.items():
+        monkeypatch.setitem(LAYERS, name, cls)
 
 
 LARGE = """
