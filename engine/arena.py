@@ -133,23 +133,19 @@ class Arena:
 
     def bring(self, slot: Slot) -> None:
         """Bring a parameter's values up to date in `data`, to be changed there."""
-        slot.blob.value.store.read(slot.layout)
-        slot.blob.value.store.write(slot.layout)
+        slot.blob.value.store.update(slot.layout)
 
     def bring_gradients(self, slots: Sequence[Slot]) -> None:
         """Bring the gradients of these parameters up to date in `diff`, to be changed there."""
         for slot in slots:
-            slot.blob.gradient.store.read(slot.layout)
-            slot.blob.gradient.store.write(slot.layout)
+            slot.blob.gradient.store.update(slot.layout)
 
     def open(self, which: str, frozen: bool = True) -> Any:
         """The whole of "data" or "diff" for an update: brings every slot up to date and makes it the only copy. Without
         `frozen`, data that does not learn is left as it is."""
         slots = self.learning if which == "diff" else self.slots if frozen else (*self.learning, *self.sparse)
         for slot in slots:
-            store = (slot.blob.value if which == "data" else slot.blob.gradient).store
-            store.read(slot.layout)
-            store.write(slot.layout)
+            (slot.blob.value if which == "data" else slot.blob.gradient).store.update(slot.layout)
         return self.data if which == "data" else self.diff
 
     def statistics(self) -> Any:

@@ -15,7 +15,6 @@ from copy import copy
 from threading import Lock
 from typing import Any
 
-from ..kernels import cpu
 from .device import Cpu, Gpu
 from .errors import DeviceError
 from .pool import Pool
@@ -64,7 +63,8 @@ class Context:
 
     def activate(self) -> None:
         """Let this thread's memory, loops and kernels be those of this context: nets call it whenever they begin to run."""
-        _active.set(self)
+        if _active.get() is not self:
+            _active.set(self)
         self.device.enter()
 
     def with_device(self, device: Cpu | Gpu, engine: str | None = None) -> Context:

@@ -25,7 +25,7 @@ def settle(nets: Sequence[Any], entering: bool) -> None:
     """Settle every net, those after one that fails too."""
     for n, net in enumerate(nets, 1):
         try:
-            net.settle(entering)
+            net.run.settle(entering)
         except BaseException:
             settle(nets[n:], entering)
             raise

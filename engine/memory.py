@@ -52,9 +52,21 @@ class Memory:
         """The values, to be changed in place."""
         store = self.store
         key = GPU if store.gpu else layout
-        if key not in store.newest:
-            store.read(key)
-        return self.write(layout)
+        array = store.update(key)
+        return array.reshape(self.shape) if key is PLAIN or key is GPU else array
+
+    def accumulate(self, layout: Any = PLAIN) -> tuple[Any, float]:
+        """(array, beta): where to add a gradient. beta 0: the values so far are zero and need not be read."""
+        if not self.store.newest:
+            return self.write(layout), 0.0
+        return self.update(layout), 1.0
+
+    def adding(self, layout: Any = PLAIN) -> Any:
+        """An array to be added to: the gradient so far, or zeros."""
+        array, beta = self.accumulate(layout)
+        if beta == 0:
+            array[...] = 0
+        return array
 
     def read_as(self, dtype: Any) -> Any:
         """The values in another type (DTYPES), in plain order: converted once, for all who ask. Floats become whole
@@ -91,7 +103,8 @@ class Memory:
 
     def clear(self) -> None:
         """Set all values to zero, without touching memory until somebody reads them."""
-        self.store.clear()
+        store = self.store                       # Store.clear, without another call: solvers do it in every iteration
+        store.newest, store.lost = set(), None
 
     @property
     def layout(self) -> Any:
@@ -135,6 +148,20 @@ class Memory:
         """Before (entering) and after a run: see Store."""
         self.store.settle(entering)
 
+    def diff(self) -> np.ndarray:
+        """What users see: a live view."""
+        return self.expose()
+
+    def state(self) -> Any:
+        """The values in plain order, a copy, for pickle; None: all zero."""
+        return None if self.store.is_zero else self.plain().copy()
+
+    def set_state(self, state: Any) -> None:
+        if state is None:
+            self.clear()
+        else:
+            self.assign(state)
+
 
 class ByColumns(Memory):
     """A matrix whose store holds it column by column: who needs single columns finds each in one piece. All arrays that
@@ -147,6 +174,9 @@ class ByColumns(Memory):
 
     def write(self, layout: Any = PLAIN) -> Any:
         return Memory.write(self).reshape(self.shape[::-1]).T
+
+    def update(self, layout: Any = PLAIN) -> Any:
+        return Memory.update(self).reshape(self.shape[::-1]).T
 
     def columns(self) -> Any:
         """The values as a contiguous array (columns, rows), not to be written to."""

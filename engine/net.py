@@ -39,6 +39,7 @@ class Net:
 
     def __init__(self, network: str | Path | pb.NetParameter, phase: Any = pb.TEST, level: int = 0,
                  stages: list[str] | None = None, weights: str | Path | None = None, seed: int | None = None):
+        early = frozenset(vars(self))                          # what a subclass has set before
         self.file = "" if isinstance(network, pb.NetParameter) else str(network)
         param = network if isinstance(network, pb.NetParameter) else read_net(network)
         self.param = pb.NetParameter()
@@ -54,11 +55,11 @@ class Net:
         self.unknown: list[pb.LayerParameter] = []             # left out of a dry run: they depend on Python layers
         if not self.context.imports:
             declared, self.unknown = leave_out_unknown(declared, lambda layer: layer_class(layer).user_code)
-        self._build(declared)
+        self._build(declared, early)
         if weights is not None:
             self.copy_from(weights)
 
-    def _build(self, chosen: pb.NetParameter) -> None:
+    def _build(self, chosen: pb.NetParameter, early: frozenset[str] = frozenset()) -> None:
         """Make the graph of the layers that were chosen, and what runs it."""
         self.context.activate()
         if log.isEnabledFor(logging.INFO):
@@ -73,6 +74,7 @@ class Net:
         keep = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in graph.nodes)
         self.run = Run(graph, self.context, self.use, keep)
         claim(self.use, (*graph.blobs, *(blob for layer in graph.nodes for blob in layer.blobs)))
+        self.own_members = frozenset((*vars(self), "unknown", "own_members")) - early      # others are the user's
         log.info("Network initialization done.")
 
     @property
@@ -120,6 +122,7 @@ class Net:
         buckets = self.arena.buckets if on_bucket is not None and self.arena is not None else ()
         self.run.backward(start, end, debug, keep, buckets, on_bucket)
 
+    @exclusive
     def scale_losses(self, factor: float) -> None:
         """Multiply by this the gradients that losses send back; the losses themselves stay."""
         for layer, top in zip(self.nodes, self.tops):

@@ -6,10 +6,7 @@ with the original; the values of other blobs are zero until the next forward pas
 """
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,30 +51,12 @@ def state(net: Net) -> dict[str, Any]:
         "given": [[(b.shape, plain(b.value)) for b in tops] if _is_given(layer, bottoms) else []
                   for layer, bottoms, tops in zip(net.nodes, net.bottoms, net.tops)],
         "layers": [_layer_state(layer) for layer in net.nodes],
-        "more": added(net, members)}
+        "more": added(net)}
 
 
-def added(thing: Any, members: Callable[[], frozenset[str]]) -> dict[str, Any]:
+def added(thing: Any) -> dict[str, Any]:
     """The members that a subclass or the user has added."""
-    own = members()
-    return {name: value for name, value in vars(thing).items() if name not in own}
-
-
-@cache
-def members() -> frozenset[str]:
-    """The members that every net has."""
-    from .net import Net
-    return quietly(lambda: frozenset(vars(Net(pb.NetParameter()))))
-
-
-def quietly(work: Callable[[], frozenset[str]]) -> frozenset[str]:
-    """What `work` returns, without its lines in the log."""
-    log = logging.getLogger("brew")
-    before, log.disabled = log.disabled, True
-    try:
-        return work()
-    finally:
-        log.disabled = before
+    return {name: value for name, value in vars(thing).items() if name not in thing.own_members}
 
 
 def _is_given(layer: Any, bottoms: Any) -> bool:

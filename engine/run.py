@@ -124,7 +124,7 @@ class Run:
         whole = start == 0 and end == len(self.nodes) - 1
         plain = whole and not debug and not any(self.hooks.values())
         loss = self._run(self._whole_forward(keep) if plain else self.steps[start:end + 1], debug)
-        if whole:
+        if whole and self.graph.observers:
             for layer, blobs in self.graph.observers:
                 layer.observe({name: blob.value.plain().copy() for name, blob in blobs.items()})
         return loss

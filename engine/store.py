@@ -206,6 +206,15 @@ class Store:
         self.lost = None
         return array
 
+    def update(self, key: Any) -> Any:
+        """The copy `key` brought up to date, to be changed; the others are out of date from now on."""
+        if key not in self.newest:
+            self.read(key)
+        if self.home is key and len(self.newest) == 1:             # as in every run but the first
+            self.version += 1
+            return self.copies[key]
+        return self.write(key)
+
     def put(self, key: Any, array: Any, decode: Callable[[Any, Any, Any], None] | None = None) -> None:
         """Let `array` be the copy `key`, and the only one up to date. `decode` makes floats of values in another type."""
         self.copies[key], self.decode = array, decode

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..engine.blob import Blob
 from ..engine.layer import Layer, between, register
-from ..engine.memory import ByColumns
+from ..engine.memory import ByColumns, Memory
 from .embed import sums_of_rows
 from .whole_numbers import integers, refuse
 
@@ -55,6 +55,7 @@ class InnerProductLayer(Layer):
             self.require(not (p.sparse_gradient and self.transposed), "sparse_gradient is for rows of weights, and transpose "
                          "makes columns of them: leave it out", "inner_product_param.sparse_gradient")
         axis = (0 if self.transposed else 1) if self.pair else 0 if p.sparse_gradient else None
+        self.by_rows = axis is not None          # whether gradients of the weights are row-sparse
         self.add_blob((self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs), p.weight_filler, axis)
         if p.bias_term:
             self.add_blob((self.outputs,), p.bias_filler)
@@ -72,25 +73,20 @@ class InnerProductLayer(Layer):
         self.rows = prod(shape[:self.first])
         top[0].reshape(*shape[:self.first], self.outputs)
 
-    def weights(self) -> tuple[Any, bool]:
-        """(the weights as they lie in memory, whether these are (inputs, num_output)): another layer whose weights this
-        net shares may keep them the other way round."""
-        w = self.blobs[0].value
-        return (w.columns(), not self.transposed) if isinstance(w, ByColumns) else (w.read(), self.transposed)
-
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
-        bias = self.blobs[1:]
-        y = top[0].value.write()
+        weights, *bias = self.blobs
+        y, w = top[0].value.write(), weights.value
         if bias:
             y.reshape(self.rows, self.outputs)[...] = bias[0].value.read()
-        w, by_input = self.weights()
         if self.pair:
             if not bias:
                 y[...] = 0
             self.index = self.indices(bottom[1])
-            self.k.rows_forward(bottom[0].value.read(), self.index, w, y, self.rows, self.outputs)
+            self.k.rows_forward(bottom[0].value.read(), self.index, by_input(w), y, self.rows, self.outputs)
             return
-        self.device.gemm(False, not by_input, self.rows, self.outputs, self.inputs, bottom[0].value.read(), w, y, 1.0 if bias else 0.0)
+        turned = isinstance(w, ByColumns)                # another net's, which reads pairs and shares its weights
+        self.device.gemm(False, turned == self.transposed, self.rows, self.outputs, self.inputs, bottom[0].value.read(),
+                         by_input(w) if turned else w.read(), y, 1.0 if bias else 0.0)
 
     def indices(self, blob: Blob) -> Any:
         """The indices of a pair, checked, as int32."""
@@ -101,39 +97,48 @@ class InnerProductLayer(Layer):
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """The gradient of the weights last: a solver may update row-sparse ones at once."""
-        self.require(not any(propagate_down[1:]), "indices have no gradient; put propagate_down: false here", "propagate_down")
-        dy, rows, outputs, inputs = top[0].gradient.read(), self.rows, self.outputs, self.inputs
-        if len(self.blobs) > 1 and self.param_propagate_down[1]:
-            self.k.scale_gradients(None, dy, None, self.blobs[1].gradient.adding(), (rows, outputs, 1, 1, outputs))
+        weights, *bias = self.blobs
+        dy, rows, outputs, inputs, w = top[0].gradient.read(), self.rows, self.outputs, self.inputs, weights.value
+        if bias and self.param_propagate_down[1]:
+            self.k.scale_gradients(None, dy, None, bias[0].gradient.adding(), (rows, outputs, 1, 1, outputs))
+        if self.pair:
+            self.require(not propagate_down[1], "indices have no gradient; put propagate_down: false here", "propagate_down")
         if propagate_down[0]:
-            w, by_input = self.weights()
             dx = bottom[0].gradient.write()
             if self.pair:
-                self.k.rows_backward(dy, self.index, w, dx, rows, outputs)
+                self.k.rows_backward(dy, self.index, by_input(w), dx, rows, outputs)
             else:
-                self.device.gemm(False, by_input, rows, inputs, outputs, dy, w, dx, 0.0)
-        if self.param_propagate_down[0]:
-            self.backward_weights(bottom[0].value.read(), dy)
+                turned = isinstance(w, ByColumns)
+                self.device.gemm(False, turned != self.transposed, rows, inputs, outputs, dy, by_input(w) if turned else w.read(), dx, 0.0)
+        if self.param_propagate_down[0] and self.by_rows:
+            self.backward_rows(bottom[0].value.read(), dy)
+        elif self.param_propagate_down[0]:
+            dw, beta = weights.gradient.accumulate()
+            a, b, m, n = (bottom[0].value.read(), dy, inputs, outputs) if self.transposed else (dy, bottom[0].value.read(), outputs, inputs)
+            self.device.gemm(True, False, m, n, rows, a, b, dw, beta)
 
-    def backward_weights(self, x: Any, dy: Any) -> None:
-        rows, outputs, inputs, sparse = self.rows, self.outputs, self.inputs, self.blobs[0].sparse
-        if sparse is not None and self.pair:
+    def backward_rows(self, x: Any, dy: Any) -> None:
+        """Add to a row-sparse gradient: of the inputs of a pair, or of the outputs that got a gradient."""
+        sparse, xp = self.blobs[0].sparse, self.device.xp
+        assert sparse is not None
+        if self.pair:
             if x.size:
                 sparse.accumulate(*sums_of_rows(self, self.index.reshape(-1), dy, x, x.shape[1]))
-        elif sparse is not None:
-            xp, slopes = self.device.xp, dy.reshape(rows, outputs)
-            found = xp.flatnonzero((slopes != 0).any(0)).astype(np.int32)
-            values, slopes = xp.empty((len(found), inputs), np.float32), xp.ascontiguousarray(slopes[:, found])
-            if len(found):
-                self.device.gemm(True, False, len(found), inputs, rows, slopes, x, values, 0.0)
-            sparse.accumulate(found, values)
-        else:
-            dw, beta = self.blobs[0].gradient.accumulate()
-            a, b, m, n = (x, dy, inputs, outputs) if self.transposed else (dy, x, outputs, inputs)
-            self.device.gemm(True, False, m, n, rows, a, b, dw, beta)
+            return
+        slopes = dy.reshape(self.rows, self.outputs)
+        found = xp.flatnonzero((slopes != 0).any(0)).astype(np.int32)
+        values, slopes = xp.empty((len(found), self.inputs), np.float32), xp.ascontiguousarray(slopes[:, found])
+        if len(found):
+            self.device.gemm(True, False, len(found), self.inputs, self.rows, slopes, x, values, 0.0)
+        sparse.accumulate(found, values)
 
     def backward_reads(self, bottom: list[Blob], top: list[Blob]) -> Sequence[Blob]:
         return bottom[:1]
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return 2 * self.outputs * (bottom[0].count if self.pair else self.rows * self.inputs)
+
+
+def by_input(weights: Memory) -> Any:
+    """The weights of a pair, a contiguous row for each input."""
+    return weights.columns() if isinstance(weights, ByColumns) else weights.read()

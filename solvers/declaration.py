@@ -5,10 +5,12 @@ import logging
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from ..engine.errors import Position, SolverError, WeightsError, check_readable
+from ..engine.errors import Position, SnapshotError, SolverError, WeightsError, check_readable
+from ..engine.net import Net
 from ..proto import brew_pb2 as pb
 from ..proto import find_file, read_net, read_solver, settle_forks
-from . import lr_policy, snapshot
+from . import lr_policy
+from .undo import Undo
 
 log = logging.getLogger("brew")
 D = TypeVar("D", bound="Declaration")
@@ -19,6 +21,24 @@ class Declaration:
 
     takes_momentum = True
     seed: int
+    # What a solver has beside it once it is built; see Solver.
+    net: Net
+    test_nets: list[Net]
+    iter: int
+    iter_begun: int
+    losses: list[float]
+    losses_before: list[float]
+    stage: str
+    torn: str
+    stopped: bool
+    entered: bool
+    interrupts: int
+    undo: Undo
+
+    @property
+    def nets(self) -> list[Net]:
+        """The train net and the test nets."""
+        return [self.net, *self.test_nets]
 
     @classmethod
     def declared(cls: type[D], source: str | Path | pb.SolverParameter, file: str = "") -> D:
@@ -59,9 +79,9 @@ class Declaration:
             self._fail("test_average needs average_decay, which keeps the average")
         if p.momentum and not self.takes_momentum:
             self._fail(f'momentum must be 0 for type "{p.type}", found {p.momentum:g}')
-        self.prefix = snapshot.prefix_of(p, self.file)
+        self.prefix = prefix_of(p, self.file)
         if p.snapshot:
-            snapshot.check_writable(self.prefix)
+            check_writable(self.prefix)
 
     def _train_net(self) -> pb.NetParameter:
         p = self.param
@@ -86,3 +106,20 @@ class Declaration:
         if nets and p.test_interval <= 0:
             self._fail("test_interval must be more than 0 where there is a test net")
         return [(self._read(net), p.test_state[i] if p.test_state else pb.NetState()) for i, net in enumerate(nets)]
+
+
+def prefix_of(param: pb.SolverParameter, file: str) -> str:
+    """What snapshots' names begin with: snapshot_prefix, or the solver's file without its ending; in a folder, its name."""
+    stem = Path(file).with_suffix("") if file else Path("brew")
+    prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else stem
+    return str(prefix / stem.name) if param.snapshot_prefix and prefix.is_dir() else param.snapshot_prefix or str(stem)
+
+
+def check_writable(prefix: str) -> None:
+    """Raise SnapshotError unless files with this prefix can be written."""
+    probe = Path(f"{prefix}.probe")
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as e:
+        raise SnapshotError(f"snapshots cannot be written here: {e.strerror}\n  snapshot_prefix must lie in a folder that exists and is writable", Position(prefix)) from None

@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 import signal
 from _signal import getsignal, signal as set_handler  # type: ignore[import-not-found]  # signal's look for enums: ten times as long
-from copy import deepcopy
-from operator import attrgetter
 from threading import get_ident, main_thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..engine.errors import Position, SolverError
-from ..engine.layer import Layer
 from ..engine.net import Net
 
 if TYPE_CHECKING:
-    from .solver import Solver
+    from .declaration import Declaration
 
 log = logging.getLogger("brew")
 GRADIENTS, UPDATE, DONE, RESTORE = "gradients", "update", "done", "restore"      # stages of a solver; "": between iterations
@@ -32,7 +29,7 @@ class Entry:
 
     __slots__ = ("solver", "torn", "taken", "outermost", "defers")
 
-    def __init__(self, solver: Solver, torn: bool = False):
+    def __init__(self, solver: Declaration, torn: bool = False):
         self.solver, self.torn = solver, torn
         self.taken: list[Net] = []
         self.outermost = self.defers = False
@@ -80,77 +77,24 @@ class Entry:
         log.warning("Interrupted: stopping at the end of this iteration. A second Ctrl-C stops at once.")
 
 
-def interrupt_if_wished(solver: Solver) -> None:
+def interrupt_if_wished(solver: Declaration) -> None:
     """Raise KeyboardInterrupt if Ctrl-C was pressed: the state is whole here."""
     if solver.interrupts:
         solver.interrupts = 0
         raise KeyboardInterrupt
 
 
-def refuse_within(solver: Solver, what: str, *stages: str) -> None:
+def refuse_within(solver: Declaration, what: str, *stages: str) -> None:
     """Raise SolverError if the solver is in one of these stages of an iteration; in any, unless they are given."""
     if solver.stage in (stages or (GRADIENTS, UPDATE, DONE, RESTORE)):
         raise SolverError(f"{what} was called within iteration {solver.iter}: call it between steps", _at(solver))
 
 
-def _at(solver: Solver) -> Position | None:
+def _at(solver: Declaration) -> Position | None:
     return Position(solver.file) if solver.file else None
 
 
-class Undo:
-    """What a run of a net changes beside the weights, as it is now, to be put back: counters, carried states and
-    statistics. With `users`, also what layers in Python return as their state."""
-
-    def __init__(self, net: Net, users: bool = False):
-        self.net = net
-        self.counted = _by_name([(layer, layer.counter) for layer in net.nodes if layer.counter])
-        self.hidden = _by_name([(layer, layer.hidden_counter) for layer in net.nodes if layer.hidden_counter])
-        self.carriers = [(i, layer) for i, layer in enumerate(net.nodes) if layer.carried]
-        self.users = [user for user in (layer.keeper() for layer in net.nodes) if user is not None] if users else []
-        self.markers = [layer for layer in net.nodes if type(layer).mark is not Layer.mark]
-        self.measures = net.arena is not None and bool(net.arena.measured)
-        self.anything = bool(self.counted or self.hidden or self.carriers or self.users or self.measures)
-        self.take()
-
-    def take(self) -> None:
-        for layer in self.markers:
-            layer.mark()
-        self.counts = [list(map(count, layers)) for _, count, layers in self.counted]
-        self.runs = [list(map(count, layers)) for _, count, layers in self.hidden]
-        self.carried = [(layer.carried, [m.read().copy() for m in layer.carried]) for _, layer in self.carriers]
-        self.statistics = self.net.arena.statistics() if self.measures else None       # type: ignore[union-attr]
-        self.states = [deepcopy(user.snapshot_state()) for user in self.users]
-
-    def put_back(self) -> Any:
-        """Returns the first layer that cannot go back, or None."""
-        self.net.context.activate()
-        for user, state in zip(self.users, self.states):
-            user.restore_state(state)
-        for (name, count, layers), counts in zip(self.counted, self.counts):
-            for layer, before in zip(layers, counts):
-                if count(layer) != before:
-                    setattr(layer, name, before)
-        for (i, layer), (memories, arrays) in zip(self.carriers, self.carried):
-            layer.carried = memories
-            for memory, array in zip(memories, arrays):
-                memory.write()[...] = array
-            self.net.forget_shapes(i)
-        if self.statistics is not None:
-            self.net.arena.set_statistics(self.statistics)         # type: ignore[union-attr]
-        for (_, count, layers), runs in zip(self.hidden, self.runs):
-            for layer, before in zip(layers, runs):
-                if count(layer) != before:
-                    return layer
-        return None
-
-
-def _by_name(counters: list[tuple[Layer, str]]) -> list[tuple[str, Any, list[Layer]]]:
-    """(name, how to get it, layers) for each attribute."""
-    names = dict.fromkeys(name for _, name in counters)
-    return [(name, attrgetter(name), [layer for layer, of in counters if of == name]) for name in names]
-
-
-def begin(solver: Solver) -> None:
+def begin(solver: Declaration) -> None:
     """Before an iteration's forward pass: remember how it was. From here on until `stage` is "" again, `settle` must
     follow."""
     solver.iter_begun, solver.losses_before = solver.iter, solver.losses
@@ -159,7 +103,7 @@ def begin(solver: Solver) -> None:
     solver.stage = GRADIENTS
 
 
-def settle(solver: Solver) -> None:
+def settle(solver: Declaration) -> None:
     """End an iteration that an exception ended: complete it, undo it, or call the state torn. May itself be
     interrupted, and called again."""
     if solver.stage == DONE:

@@ -8,8 +8,8 @@ from math import isfinite, sqrt
 from typing import Any
 
 from ..engine.arena import Arena, Bucket, Slot, Span
+from ..engine.exclusive import resting
 from ..engine.gradient import RowSparse
-from ..engine.net import Net
 from .declaration import Declaration
 from .interrupt import UPDATE
 from .loss_scale import LossScale
@@ -32,20 +32,18 @@ class Iteration(Declaration):
 
     histories = 0
     by_parameter = False
-    net: Net
     arena: Arena
     history: list[Any]
     average: Any
     plateau: Plateau
-    iter: int
     current_step: int
-    stage: str
     l1: bool
-    losses: list[float]
     callbacks: list[tuple[Callable[[], None], Callable[[], None]]]
-    watchers: list[Any]
+    watchers: list[Any]                      # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
+    poll: Callable[[], str]                  # "", "snapshot" or "stop": what a signal asked for
     reducer: Callable[[Bucket | Slot], None] | None
     loss_scale: LossScale | None
+    scaled: float                            # by what the losses of the net are scaled now
 
     @property
     def smoothed_loss(self) -> float:
@@ -55,15 +53,18 @@ class Iteration(Declaration):
     def _accumulate(self, debug: bool) -> float:
         """The gradients of iter_size batches, added up, and the mean of their losses."""
         net, p, loss = self.net, self.param, 0.0
-        if self.loss_scale is not None:
-            net.scale_losses(self.loss_scale.factor)
+        if self.loss_scale is not None or self.scaled != 1:
+            self.scaled = 1.0 if self.loss_scale is None else self.loss_scale.factor
+            net.scale_losses(self.scaled)
         granted = self._grant(debug) if self.arena.sparse else False
         for i in range(p.iter_size):
-            loss += net.run_forward(debug=debug, keep=net.keep_blobs)
+            loss += net.run.forward(0, None, debug, net.keep_blobs)
             if granted and not isfinite(loss):            # before weights are changed
                 net.check_finite(loss)
-            last = self._reduce if self.reducer is not None and i == p.iter_size - 1 else None
-            net.run_backward(debug=debug, keep=net.keep_blobs, on_bucket=last)
+            if self.reducer is None or i < p.iter_size - 1:
+                net.run.backward(None, 0, debug, net.keep_blobs)
+            else:
+                net.run_backward(debug=debug, keep=net.keep_blobs, on_bucket=self._reduce)
         if self.reducer is not None:
             for slot in self.arena.sparse:
                 self.reducer(slot)
@@ -187,3 +188,22 @@ class Iteration(Declaration):
     def kernels(self) -> Any:
         """The kernels of the device that the nets run on."""
         return self.net.device.kernels
+
+    def tell(self, event: str, *args: Any) -> None:
+        """Call this method of the watchers that have it."""
+        with resting():
+            for watcher in self.watchers:
+                if hasattr(watcher, event):
+                    getattr(watcher, event)(self, *args)
+
+    def obey(self) -> None:
+        """Do what `poll` says."""
+        wish = self.poll()
+        if wish == "snapshot":
+            self.snapshot()
+        elif wish == "stop":
+            self.stopped = True
+
+    def snapshot(self) -> str:
+        """See Solver."""
+        raise NotImplementedError

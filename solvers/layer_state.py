@@ -18,10 +18,10 @@ from ..proto import from_array, to_array
 from .state_value import decode, encode
 
 if TYPE_CHECKING:
-    from .solver import Solver
+    from .declaration import Declaration
 
 log = logging.getLogger("brew")
-_warned: WeakSet[Solver] = WeakSet()     # solvers that were told which of their layers forget
+_warned: WeakSet[Declaration] = WeakSet()     # solvers that were told which of their layers forget
 
 
 def collect(nets: Sequence[Net]) -> list[pb.LayerState]:
@@ -47,7 +47,7 @@ def _encode(layer: Layer, keeper: Any, into: pb.StateValue) -> None:
         fail(layer.param, f"snapshot_state() must return values that a snapshot can hold: {e}", "python_param.layer", SnapshotError)
 
 
-def warn_of_forgetting(solver: Solver) -> None:
+def warn_of_forgetting(solver: Declaration) -> None:
     """Name, once, the layers that a resumed training will begin anew with."""
     names = dict.fromkeys(f'"{layer.name}"' for net in solver.nets for layer in net.nodes if layer.forgets())
     if names and solver not in _warned:

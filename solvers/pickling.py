@@ -5,7 +5,6 @@ Its nets are copied with it (engine/pickling.py); callbacks, watchers and poll s
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..engine import pickling
@@ -28,15 +27,7 @@ def state(solver: Solver) -> dict[str, Any]:
         "nets": [(type(net), net.__getstate__()) for net in solver.nets],
         "history": [values(array) for array in solver.history],
         "average": None if solver.average is None else values(solver.average),
-        "more": pickling.added(solver, members)}
-
-
-@cache
-def members() -> frozenset[str]:
-    """The members that every solver has."""
-    from .solver import Solver
-    param = pb.SolverParameter(net_param=pb.NetParameter(), base_lr=1, lr_policy="fixed", random_seed=0)
-    return pickling.quietly(lambda: frozenset(vars(Solver(param))))
+        "more": pickling.added(solver)}
 
 
 def revive(solver: Solver, state: dict[str, Any]) -> None:

@@ -28,23 +28,6 @@ log = logging.getLogger("brew")
 MOST_FORWARDS = 2**40                    # of a layer: no training comes so far, and times a batch size it fits into 64 bits
 
 
-def prefix_of(param: pb.SolverParameter, file: str) -> str:
-    """What snapshots' names begin with: snapshot_prefix, or the solver's file without its ending; in a folder, its name."""
-    stem = Path(file).with_suffix("") if file else Path("brew")
-    prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else stem
-    return str(prefix / stem.name) if param.snapshot_prefix and prefix.is_dir() else param.snapshot_prefix or str(stem)
-
-
-def check_writable(prefix: str) -> None:
-    """Raise SnapshotError unless files with this prefix can be written."""
-    probe = Path(f"{prefix}.probe")
-    try:
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as e:
-        raise SnapshotError(f"snapshots cannot be written here: {e.strerror}\n  snapshot_prefix must lie in a folder that exists and is writable", Position(prefix)) from None
-
-
 def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], None],
          write_average: Callable[[str], None] | None = None) -> str:
     """Write a caffemodel and the state of its iteration, and the average of the weights if there is one; returns the path
@@ -77,7 +60,7 @@ def average_of(model: str) -> str:
 def _aside_of(state: State, hdf5: bool) -> Aside | None:
     """What takes the large arrays of a state that a protobuf message cannot hold. HDF5 holds histories of any size."""
     arrays = [*state.average, *([] if hdf5 else state.history)]
-    size = sum(array.nbytes for array in arrays) + sum(len(value.data) for layer in state.layers for value in _values(layer.user))
+    size = sum(array.nbytes for array in arrays) + sum(len(value.data) for layer in state.layer_states for value in _values(layer.user))
     return Aside() if size > aside.LARGEST else None
 
 
@@ -100,7 +83,7 @@ def _to_proto(state: State, beside: Aside | None, hdf5: bool) -> pb.SolverState:
                 from_array(array, blobs.add())
             else:
                 blobs.add(aside=beside.add(array)).shape.dim[:] = array.shape
-    proto.layer.extend(state.layers)
+    proto.layer.extend(state.layer_states)
     for layer in proto.layer if beside is not None else ():
         for value in _values(layer.user):
             if len(value.data) >= aside.LARGE:

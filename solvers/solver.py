@@ -5,14 +5,13 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import get_ident
 from time import perf_counter
 from typing import Any, TypeVar
 
 from ..engine.arena import Bucket, Slot
 from ..engine.context import new_seed
 from ..engine.errors import BrewError, Position, SolverError, nearest
-from ..engine.exclusive import as_user_code, resting
+from ..engine.exclusive import as_user_code
 from ..engine.held import Settled
 from ..engine.held import settle as settle_arrays
 from ..engine.net import Net
@@ -20,12 +19,13 @@ from ..engine.passes import merged_state
 from ..proto import brew_pb2 as pb
 from ..proto import read_solver, to_text
 from . import layer_state, pickling, snapshot, testing
-from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, Undo, begin, interrupt_if_wished, refuse_within, settle
+from .interrupt import DONE, GRADIENTS, RESTORE, UPDATE, Entry, begin, interrupt_if_wished, refuse_within, settle
 from .iteration import Iteration
 from .loss_scale import LossScale
 from .lr_policy import Plateau, advance, rate
 from .state import State, collect, prepare
 from .testing import averaged, log_outputs
+from .undo import Undo
 
 log = logging.getLogger("brew")
 SOLVERS: dict[str, type[Solver]] = {}
@@ -66,6 +66,7 @@ class Solver(Iteration):
     net_class = Net
 
     def __init__(self, source: str | Path | pb.SolverParameter, file: str = ""):
+        early = frozenset(vars(self))                     # what a subclass has set before
         self._declare(source, file)
         p = self.param
         self.seed = p.random_seed if p.random_seed >= 0 else new_seed()
@@ -81,12 +82,12 @@ class Solver(Iteration):
         self.loss_scale: LossScale | None = None          # see loss_scale.py
         net, *test_nets = [self.make_net(*declared) for declared in self.declared_nets]
         net.keep_blobs = False
-        self._assemble(net, test_nets)
+        self._assemble(net, test_nets, early)
         for path in self.declared_weights:
             self.load_weights(path)
         log.info("Solver scaffolding done.")
 
-    def _assemble(self, net: Net, test_nets: list[Net]) -> None:
+    def _assemble(self, net: Net, test_nets: list[Net], early: frozenset[str] = frozenset()) -> None:
         """Join the nets, and make what training needs beside them."""
         self.net, self.test_nets = net, test_nets
         for other in test_nets:
@@ -100,11 +101,13 @@ class Solver(Iteration):
         self.callbacks: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self.watchers: list[Any] = []                     # objects with on_display, on_test, on_iteration, on_snapshot (any of them)
         self.poll: Callable[[], str] = lambda: ""         # "", "snapshot" or "stop": what a signal asked for
+        self.scaled = 1.0
         self.reducer: Callable[[Bucket | Slot], None] | None = None      # see _reduce
         if self.param.average_decay and self.arena.sparse:
             owner = next(p for p in net.learnable if p.sparse and p.lr_mult)
             self._fail(f'average_decay is for dense gradients: layer "{owner.layer}" has row-sparse ones, and an average of all its rows '
                        "would take a pass over all of them in each iteration")
+        self.own_members = frozenset((*vars(self), "own_members")) - early      # others are the user's
 
     def __getstate__(self) -> dict[str, Any]:
         with Entry(self):
@@ -147,11 +150,6 @@ class Solver(Iteration):
             if self.stage:
                 refuse_within(self, "step()")
             self._step(n)
-
-    @property
-    def nets(self) -> list[Net]:
-        """The train net and the test nets."""
-        return [self.net, *self.test_nets]
 
     def _settled(self) -> Settled:
         return Settled(self.nets)
@@ -247,14 +245,6 @@ class Solver(Iteration):
                 self.test_all()
         log.info("Optimization Done.")
 
-    def obey(self) -> None:
-        """Do what `poll` says."""
-        wish = self.poll()
-        if wish == "snapshot":
-            self.snapshot()
-        elif wish == "stop":
-            self.stopped = True
-
     # ------------------------------------------------------------------------------------------------------- testing
 
     def test_all(self) -> None:
@@ -271,13 +261,6 @@ class Solver(Iteration):
     def averaged(self, wanted: bool = True) -> AbstractContextManager[None]:
         """Within, the weights are their moving average, if it is `wanted` and there is one already."""
         return averaged(self, wanted)
-
-    def tell(self, event: str, *args: Any) -> None:
-        """Call this method of the watchers that have it."""
-        with resting():
-            for watcher in self.watchers:
-                if hasattr(watcher, event):
-                    getattr(watcher, event)(self, *args)
 
     # ----------------------------------------------------------------------------------------------------- snapshots
 

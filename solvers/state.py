@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from ..engine.memory import Memory
 from ..engine.store import GPU
 from ..proto import brew_pb2 as pb
 from . import layer_state
+from .iteration import Iteration
 from .state_file import reading
-
-if TYPE_CHECKING:
-    from .solver import Solver
 
 
 @dataclass
@@ -32,11 +30,11 @@ class State:
     iter_last_event: int = 0
     history: list[np.ndarray] = field(default_factory=list)      # all of the first kind before the second
     average: list[np.ndarray] = field(default_factory=list)
-    layers: list[pb.LayerState] = field(default_factory=list)
+    layer_states: list[pb.LayerState] = field(default_factory=list)
     loss_scale: tuple[float, int] | None = None                  # (factor, good)
 
 
-def collect(solver: Solver) -> State:
+def collect(solver: Iteration) -> State:
     """The state of a solver. Raises SnapshotError if a layer of the user refuses to give its own."""
     plateau = solver.param.lr_policy == "plateau"
     return State(
@@ -47,12 +45,12 @@ def collect(solver: Solver) -> State:
         layer_state.collect(solver.nets), None if solver.loss_scale is None else (solver.loss_scale.factor, solver.loss_scale.good))
 
 
-def parts(solver: Solver, array: Any) -> list[Memory]:
+def parts(solver: Iteration, array: Any) -> list[Memory]:
     """The parts of an array like the arena's, one for each parameter."""
     return [solver.arena.as_memory(array, slot) for slot in solver.arena.slots]
 
 
-def prepare(solver: Solver, state: State, model: str, path: str) -> Callable[[], None]:
+def prepare(solver: Iteration, state: State, model: str, path: str) -> Callable[[], None]:
     """Check that a state, and the weights in the file `model`, fit this solver; `path` is what errors name. Returns what
     brings the solver there, which fails only if a layer of the user does, and then changes nothing either.
 
@@ -72,7 +70,7 @@ def prepare(solver: Solver, state: State, model: str, path: str) -> Callable[[],
             raise SnapshotError(f"the state has {len(state.average)} averages; this net needs {len(slots)}", at)
         _check_shapes(state.average, slots, "an average", at)
     with reading(path):
-        changes = [] if state.seed is None else layer_state.planned(solver.nets, state.layers)
+        changes = [] if state.seed is None else layer_state.planned(solver.nets, state.layer_states)
     plan = weights.match(solver.net.graph, model)
 
     def change() -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ..engine.exclusive import using
 from ..engine.held import Settled
 from ..engine.net import Net
-from .interrupt import Undo, interrupt_if_wished
+from .interrupt import interrupt_if_wished
+from .iteration import Iteration
 from .output_means import OutputMeans
-
-if TYPE_CHECKING:
-    from .solver import Solver
+from .undo import Undo
 
 log = logging.getLogger("brew")
 
 
-def test_all(solver: Solver) -> None:
+def test_all(solver: Iteration) -> None:
     """See Solver.test_all. What a test that fails has changed, it puts back."""
     undos = [Undo(net, users=True) for net in solver.test_nets]
     try:
@@ -32,7 +30,7 @@ def test_all(solver: Solver) -> None:
         raise
 
 
-def test(solver: Solver, number: int) -> dict[str, list[float]]:
+def test(solver: Iteration, number: int) -> dict[str, list[float]]:
     """See Solver.test: a test that is not completed leaves its net where it began."""
     undo, whole = Undo(solver.test_nets[number], users=True), False
     try:
@@ -44,7 +42,7 @@ def test(solver: Solver, number: int) -> dict[str, list[float]]:
             undo.put_back()
 
 
-def _run(solver: Solver, number: int) -> dict[str, list[float]]:
+def _run(solver: Iteration, number: int) -> dict[str, list[float]]:
     net, p = solver.test_nets[number], solver.param
     log.info("Iteration %d, Testing net (#%d)", solver.iter, number)
     outputs, total = OutputMeans(), 0.0
@@ -65,7 +63,7 @@ def _run(solver: Solver, number: int) -> dict[str, list[float]]:
 
 
 @contextmanager
-def averaged(solver: Solver, wanted: bool = True) -> Iterator[None]:
+def averaged(solver: Iteration, wanted: bool = True) -> Iterator[None]:
     """Within, the weights are their moving average, if it is `wanted` and there is one already."""
     if not wanted or solver.average is None:
         yield

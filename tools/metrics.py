@@ -6,6 +6,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..solvers.solver import Solver
+
 
 class Metrics:
     """A watcher of a solver that writes `<snapshot prefix>_metrics.jsonl`.
@@ -26,11 +28,11 @@ class Metrics:
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
 
-    def on_display(self, solver: Any, loss: float) -> None:
+    def on_display(self, solver: Solver, loss: float) -> None:
         self._write({"iteration": solver.iter, "loss": solver.smoothed_loss, "lr": solver.lr,
                      "seconds": round(self.before + perf_counter() - self.start, 3)})
 
-    def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
+    def on_test(self, solver: Solver, number: int, means: dict[str, list[float]]) -> None:
         self._write({"iteration": solver.iter, "test": number, **{k: v[0] if len(v) == 1 else v for k, v in means.items()}})
 
 

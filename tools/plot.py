@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.errors import DataError, Position
 from ..engine.files import write_whole
+from ..solvers.solver import Solver
 from .metrics import read_metrics
 
 
@@ -78,9 +79,9 @@ class LivePlot:
         self.drawn = perf_counter()
         self.took = self.drawn - start
 
-    def on_display(self, solver: Any, loss: float) -> None:
+    def on_display(self, solver: Solver, loss: float) -> None:
         if perf_counter() - self.drawn > 20 * self.took:
             self._draw()
 
-    def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
+    def on_test(self, solver: Solver, number: int, means: dict[str, list[float]]) -> None:
         self.on_display(solver, 0.0)

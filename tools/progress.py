@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..solvers.solver import Solver
+
 
 class ProgressDisplay(logging.Handler):
     """A watcher of a solver, and a log handler for what must not be missed: warnings and errors."""
@@ -21,7 +23,7 @@ class ProgressDisplay(logging.Handler):
         self.shown = self.began = perf_counter()
         self.first = 0
 
-    def start(self, solver: Any) -> None:
+    def start(self, solver: Solver) -> None:
         self.task = self.progress.add_task(solver.net.name or "training", total=solver.param.max_iter, completed=solver.iter, rate="", state="")
         self.first, self.began = solver.iter, perf_counter()
         self.progress.start()
@@ -29,7 +31,7 @@ class ProgressDisplay(logging.Handler):
     def stop(self) -> None:
         self.progress.stop()
 
-    def on_iteration(self, solver: Any, loss: float) -> None:
+    def on_iteration(self, solver: Solver, loss: float) -> None:
         now = perf_counter()
         if now - self.shown < 0.1 and solver.iter + 1 < solver.param.max_iter:
             return
@@ -39,11 +41,11 @@ class ProgressDisplay(logging.Handler):
 
     on_display = on_iteration
 
-    def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
+    def on_test(self, solver: Solver, number: int, means: dict[str, list[float]]) -> None:
         values = "  ".join(f"{name} {values[0]:.4g}" for name, values in means.items() if len(values) == 1)
         self.progress.console.print(f"iteration {solver.iter:>6}  test #{number}  {values}")
 
-    def on_snapshot(self, solver: Any, path: str) -> None:
+    def on_snapshot(self, solver: Solver, path: str) -> None:
         self.progress.console.print(f"iteration {solver.iter:>6}  snapshot {path}", style="dim")
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..engine.errors import Position, SolverError
 from ..engine.files import check_folder
+from ..solvers.solver import Solver
 
 BINS = 64
 
@@ -29,7 +30,7 @@ class TensorBoard:
 
     reads_gradients = True                   # so that they are kept
 
-    def __init__(self, folder: str, solver: Any):
+    def __init__(self, folder: str, solver: Solver):
         try:
             writer = check_tensorboard(folder)
             self.writer: Any = writer(folder, purge_step=solver.iter or None, filename_suffix=f".{solver.iter}")
@@ -47,12 +48,12 @@ class TensorBoard:
             self.writer.add_histogram(f"weights/{name}", parameter.blob.value.plain().ravel(), self.solver.iter, bins=BINS)
             self.writer.add_histogram(f"gradients/{name}", parameter.blob.gradient.plain().ravel() / p.iter_size, self.solver.iter, bins=BINS)
 
-    def on_display(self, solver: Any, loss: float) -> None:
+    def on_display(self, solver: Solver, loss: float) -> None:
         self.writer.add_scalar("train/loss", solver.smoothed_loss, solver.iter)
         self.writer.add_scalar("train/lr", solver.lr, solver.iter)
         self.writer.flush()
 
-    def on_test(self, solver: Any, number: int, means: dict[str, list[float]]) -> None:
+    def on_test(self, solver: Solver, number: int, means: dict[str, list[float]]) -> None:
         for name, values in means.items():
             for k, value in enumerate(values):
                 self.writer.add_scalar(f"test{number}/{name}" + (f"/{k}" if len(values) > 1 else ""), value, solver.iter)

@@ -15,6 +15,8 @@ from ..engine.errors import DeviceError, Position, SolverError
 from ..proto import brew_pb2 as pb
 from ..proto import read_solver
 from ..solvers import get_solver, snapshot
+from ..solvers.declaration import prefix_of
+from ..solvers.solver import Solver
 from .cli import choose_device, stages
 from .log import log_to_file, log_to_stderr
 from .metrics import Metrics
@@ -33,7 +35,7 @@ def train(args: argparse.Namespace) -> int:
     param = read_solver(args.solver)
     param.train_state.level = args.level
     param.train_state.stage.extend(stages(args.stage))
-    prefix = snapshot.prefix_of(param, args.solver)
+    prefix = prefix_of(param, args.solver)
     state = snapshot.newest(prefix) if args.snapshot == "auto" else args.snapshot
     if args.weights:
         param.weights[:] = [args.weights]
@@ -106,7 +108,7 @@ def _signals(args: argparse.Namespace) -> Any:
     return poll
 
 
-def _say_where(solver: Any, metrics: str, prefix: str) -> None:
+def _say_where(solver: Solver, metrics: str, prefix: str) -> None:
     """Tell where the results lie, and draw the curve."""
     end = ".h5" if solver.param.snapshot_format == pb.SolverParameter.HDF5 else ""
     model = Path(f"{prefix}_iter_{solver.iter}.caffemodel{end}")

@@ -89,6 +89,20 @@ def test_two_devices_take_turns_in_one_thread(shim: ModuleType) -> None:
         assert [p.blob.data.tobytes() for p in ours.net.learnable] == [p.blob.data.tobytes() for p in theirs.net.learnable]
 
 
+def test_what_a_layer_makes_while_it_runs_belongs_to_its_net(shim: ModuleType) -> None:
+    """Memory for a batch of another size, made outside of the with block, after a net of another device has run."""
+    others = brew.Net(parse(NET, pb.NetParameter()), brew.TRAIN)
+    with four(shim)[2]() as context:
+        net = brew.Net(parse(NET.replace("DummyData", "Input").replace("dummy_data_param", "input_param").replace(
+            'data_filler { type: "gaussian" } data_filler { type: "constant" value: 2 }', ""), pb.NetParameter()), brew.TEST)
+    others.forward()
+    for name in ("data", "label"):
+        net.blobs[name].reshape(5, *net.blobs[name].shape[1:])
+    net.run_forward()
+    store = net.nodes[-1].probabilities.store
+    assert store.gpu and store.context is context and contexts.active() is context and net.blobs["ip"].shape == (5, 10)
+
+
 def test_a_context_is_left_as_it_was_found() -> None:
     outside = contexts.current()
     with brew.Context(threads=1, seed=5) as inner:

@@ -80,6 +80,7 @@ NET: dict[str, Callable[[Any], object]] = {
     "share_with": lambda n: n.share_with(brew.Net("deploy.prototxt")), "clear_param_diffs": lambda n: n.clear_param_diffs(),
     "clear_gradients": lambda n: n.clear_gradients(), "settled": lambda n: n.settled().__enter__(),
     "gather_parameters": lambda n: n.gather_parameters(), "output_values": lambda n: n.output_values(), "check_finite": lambda n: n.check_finite(np.nan),
+    "scale_losses": lambda n: n.scale_losses(2),
 }
 PYCAFFE = NET | {
     "forward_all": lambda n: n.forward_all(x=np.zeros((9, 16, 14, 14))), "forward_backward_all": lambda n: n.forward_backward_all(x=np.zeros((9, 16, 14, 14)), y=np.zeros((9, 4))),
@@ -91,8 +92,8 @@ FREE = {"before_forward", "after_forward", "before_backward", "after_backward", 
 SOLVERS: dict[str, Callable[[Any], object]] = {
     "step": lambda s: s.step(1), "solve": lambda s: s.solve(), "snapshot": lambda s: s.snapshot(), "restore": lambda s: s.restore("s_iter_0.solverstate"),
     "apply_update": lambda s: s.apply_update(), "test": lambda s: s.test(), "test_all": lambda s: s.test_all(), "load_weights": lambda s: s.load_weights("w.caffemodel"),
-    "share_weights": lambda s: s.share_weights(brew.Net("deploy.prototxt")), "averaged": lambda s: s.averaged().__enter__()}
-SOLVERS_FREE = {"add_callback", "update", "parts", "net_class", "declared", "make_net"}
+    "share_weights": lambda s: s.share_weights(brew.Net("deploy.prototxt")), "averaged": lambda s: s.averaged().__enter__(), "state": lambda s: s.state()}
+SOLVERS_FREE = {"add_callback", "update", "parts", "net_class", "declared", "make_net", "obey", "tell"}
 
 
 def methods(cls: type) -> set[str]:

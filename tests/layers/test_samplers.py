@@ -120,13 +120,10 @@ class ByLoss(Sampler):
         self.items = {number: items.copy() for number, items in state["items"].items()}
 
 
-LAG = 3
+class Reader:
+    """How long readers take, how far they read ahead, and how much later the sampler knows."""
 
-
-class Sleeping:
-    """How long readers take."""
-
-    seconds = 0.0
+    seconds, depth, lag = 0.0, 4, 3
 
 
 class ByLossLayer(BatchLayerState, Layer):
@@ -137,7 +134,7 @@ class ByLossLayer(BatchLayerState, Layer):
     is_stream = False
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.prefetcher = Prefetcher(ByLoss(8, LAG), self._make, 4, workers=2)
+        self.prefetcher = Prefetcher(ByLoss(8, Reader.lag), self._make, Reader.depth, workers=2)
         top[0].reshape(2, 8)
         top[1].reshape(2)
 
@@ -146,7 +143,7 @@ class ByLossLayer(BatchLayerState, Layer):
         return self.is_stream
 
     def _make(self, number: int, draw: Any) -> Any:
-        time.sleep(Sleeping.seconds * float(words(number, "sleep", 0, 1)[0] % 5))
+        time.sleep(Reader.seconds * float(words(number, "sleep", 0, 1)[0] % 5))
         return draw["items"]
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -178,14 +175,17 @@ def outcome(s: brew.Solver) -> list[Any]:
 
 
 @pytest.mark.parametrize("iter_size", [1, 3])
-def test_a_draw_sees_exactly_the_observations_up_to_its_lag(iter_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lag, depth", [(3, 4), (1, 4), (5, 1)])
+def test_a_draw_sees_exactly_the_observations_up_to_its_lag(lag: int, depth: int, iter_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reader, "lag", lag)
+    monkeypatch.setattr(Reader, "depth", depth)
     results = []
     for sleep in (0.0, 0.002):
-        monkeypatch.setattr(Sleeping, "seconds", sleep)
+        monkeypatch.setattr(Reader, "seconds", sleep)
         s = solver(f"iter_size: {iter_size}")
         s.step(8)
         sampler = s.net.nodes[0].prefetcher.sampler
-        assert [seen for _, seen in sampler.log] == [max(-1, number - LAG) for number, _ in sampler.log]
+        assert [seen for _, seen in sampler.log] == [max(-1, number - lag) for number, _ in sampler.log]
         assert len(sampler.log) >= 8 * iter_size and sampler.threads == {threading.get_ident()}
         results.append(outcome(s))
     assert results[0] == results[1]
@@ -222,6 +222,24 @@ def test_an_iteration_that_is_undone_has_the_same_batches_again() -> None:
     assert fail[0] > 20 and outcome(broken)[0] == outcome(whole)[0]
 
 
+def test_an_observation_of_an_undone_iteration_does_not_count() -> None:
+    """If what was changed before it is repeated changes its losses, the sampler is told the new ones."""
+    smooth, broken = solver(), solver()
+    for s in (smooth, broken):
+        s.step(2)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+    broken.callbacks.append((lambda: None, fail))
+    with pytest.raises(ZeroDivisionError):
+        broken.step(1)
+    broken.callbacks.clear()
+    for s in (smooth, broken):
+        s.net.params["ip"][0].data[...] *= -2
+        s.step(6)
+    assert outcome(smooth) == outcome(broken)
+
+
 def test_copies_go_on_alike() -> None:
     s = solver()
     s.step(3)
@@ -254,7 +272,7 @@ def test_a_failing_reader_is_asked_for_the_same_batch_again(monkeypatch: pytest.
 
 def test_a_net_that_is_not_run_whole_is_told_why_there_is_no_batch() -> None:
     net = solver().net
-    for _ in range(LAG):
+    for _ in range(Reader.lag):
         net.run_forward(0, 0)
     with pytest.raises(DataError, match="batch 3 depends on what became of batch 0, which was not seen: run the whole net"):
         net.run_forward(0, 0)

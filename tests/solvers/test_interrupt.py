@@ -432,7 +432,7 @@ def test_batches_keep_their_numbers_whatever_is_raised() -> None:
         assert [p.next() for _ in range(4)] == [2, 3, 4, 5]
         hold = threading.Event()
         p.seek(9)
-        p.make = lambda number: hold.wait(60) and number
+        p.make = lambda number, _: hold.wait(60) and number
         p.late = type("Late", (int,), {"__iadd__": lambda self, other: signal.raise_signal(signal.SIGINT)})()     # as if while it waits
         with pytest.raises(KeyboardInterrupt):
             p.next()
