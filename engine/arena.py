@@ -45,6 +45,11 @@ class Bucket:
     slots: Sequence[Slot]
 
 
+def _zone(p: Parameter) -> int:
+    """In which part of the arena a parameter lies: of dense gradients, of row-sparse ones, still, or statistics."""
+    return int(p.sparse) if p.lr_mult else 2 + p.measured
+
+
 def _rates(p: Parameter) -> tuple[float, float]:
     return p.lr_mult, p.decay_mult
 
@@ -65,28 +70,22 @@ class Arena:
         found: dict[int, Slot] = {}
         self.spans: list[Span] = []                # of dense parameters that learn
         self.buckets: list[Bucket] = []
-        learning = [i for i, p in enumerate(parameters) if p.lr_mult]
+        dense, sparse, still, statistics = ([i for i, p in enumerate(parameters) if _zone(p) == zone] for zone in range(4))
         start = 0
-        for members, last in self._bucketed([i for i in learning if not parameters[i].sparse], last_use):
+        for members, last in self._bucketed(dense, last_use):
             first = start
             for group in self._alike(members):
                 begin, start = start, self._place(group, start, found)
                 self.spans.append(Span(begin, start - begin, *_rates(parameters[group[0]])))
             self.buckets.append(Bucket(first, start - first, last, [found[i] for i in members]))
-        dense = start
-        start = self._place([i for i in learning if parameters[i].sparse], start, found)
-        self.learned = start                       # floats of all that learns
-        still = [i for i, p in enumerate(parameters) if not p.lr_mult]
-        start = self._place([i for i in still if not parameters[i].measured], start, found)
-        self.unmeasured = start                    # floats before the statistics
-        statistics = [i for i in still if parameters[i].measured]
+        diffs = start                              # floats of dense gradients
+        start = self.learned = self._place(sparse, start, found)          # floats of all that learns
+        start = self.unmeasured = self._place(still, start, found)        # floats before the statistics
         start = self._place(statistics, start, found)
         self.slots = [found[i] for i in range(len(parameters))]
-        self.measured = [found[i] for i in statistics]
+        self.learning, self.sparse, self.measured = ([found[i] for i in members] for members in (dense, sparse, statistics))
         self.moving = [slot for slot in self.measured if slot.layout is not PLAIN]      # whose newest copy may be elsewhere
-        self.learning = [found[i] for i in learning if not parameters[i].sparse]
-        self.sparse = [found[i] for i in learning if parameters[i].sparse]
-        self.data, self.diff = active().device.empty(start), active().device.empty(dense)
+        self.data, self.diff = active().device.empty(start), active().device.empty(diffs)
         for slot in self.slots:
             slot.blob.value.store.move_to(slot.layout, self.part(self.data, slot))
         for slot in self.learning:

@@ -94,6 +94,7 @@ class Layer:
     observes: Sequence[str] = ()         # names of blobs that it wants to see after each forward pass of the whole net: see observe()
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
+    owns: Sequence[int] = ()             # the numbers of its parameters that no layer before it has
     statistics: Sequence[int] = ()       # the numbers of its parameters that forward itself changes; their lr_mult is 0
     given: Sequence[str] = ()            # attributes with what the program handed over; copies of the net get them
     bound = ""                           # why copies of a net with this layer are impossible

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
 
 from ..proto import brew_pb2 as pb
 from .errors import fail, nearest, require
+from .layer import Layer
 
 
 def merged_state(*states: pb.NetState) -> pb.NetState:
@@ -151,7 +152,7 @@ def _split_top(blob: str, layer: str, top: int, k: int) -> str:
     return f"{blob}_{layer}_{top}_split_{k}"
 
 
-def plan_backward(layers: list[Any], bottoms: list[list[int]], tops: list[list[int]], blobs: int,
+def plan_backward(layers: Sequence[Layer], bottoms: list[list[int]], tops: list[list[int]], blobs: int,
                   force: bool) -> tuple[list[bool], list[list[bool]]]:
     """(which layers run backward, and for each its propagate_down). Needs `param_specs` of every layer for its rates.
 

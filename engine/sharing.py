@@ -1,11 +1,12 @@
 """Parameters that several layers have in common: those with the same name in their ParamSpecs."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..proto import brew_pb2 as pb
 from .blob import Blob, BlobVec
+from .layer import Layer
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Parameter:
         return self.blob.sparse is not None
 
 
-def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
+def share_parameters(layers: Sequence[Layer], names: Sequence[str]) -> list[Parameter]:
     """Let later layers use the blobs of the first one with the same parameter name; returns the owners' parameters.
 
     Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, if both give another rate, or if
@@ -39,7 +40,7 @@ def share_parameters(layers: list[Any], names: list[str]) -> list[Parameter]:
         for k, (blob, spec) in enumerate(zip(layer.blobs, layer.param_specs)):
             if spec.name not in by_name or not spec.name:
                 owned.append(Parameter(name, k, blob, spec.lr_mult, spec.decay_mult, k in layer.statistics))
-                layer.owns = [*getattr(layer, "owns", []), k]
+                layer.owns = [*layer.owns, k]
                 if spec.name:
                     by_name[spec.name] = (owned[-1], spec)
                 continue

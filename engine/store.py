@@ -31,6 +31,9 @@ class Copy:
     layout: Any
     dtype: np.dtype[Any] | None
 
+    def __str__(self) -> str:
+        return " ".join(part for part in (str(self.dtype or ""), "GPU" if self.device == "gpu" else "") if part)
+
 
 def copy_key(device: str, layout: Any, dtype: np.dtype[Any] | None) -> Any:
     """The key of a copy."""

@@ -151,7 +151,7 @@ def save_hdf5(graph: Graph, path: str, with_diff: bool = False) -> None:
             for part, memory in (("data", "value"), ("diff", "gradient")):
                 if part in file:
                     group = file[part].require_group(layer.name)
-                    for k in getattr(layer, "owns", []):
+                    for k in layer.owns:
                         blob = layer.blobs[k]
                         group[str(k)] = getattr(blob, memory).plain()
     write_whole(path, h5_bytes(fill))

@@ -10,6 +10,7 @@ from typing import Any
 from ..engine.arena import Arena, Bucket, Slot, Span
 from ..engine.exclusive import resting
 from ..engine.gradient import RowSparse
+from ..engine.net import Net
 from .declaration import Declaration
 from .interrupt import UPDATE
 from .loss_scale import LossScale
@@ -203,6 +204,10 @@ class Iteration(Declaration):
             self.snapshot()
         elif wish == "stop":
             self.stopped = True
+
+    def _assemble(self, net: Net, test_nets: list[Net]) -> None:
+        """See Solver."""
+        raise NotImplementedError
 
     def snapshot(self) -> str:
         """See Solver."""

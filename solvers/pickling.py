@@ -5,19 +5,18 @@ Its nets are copied with it (engine/pickling.py); callbacks, watchers and poll s
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from ..engine import pickling
 from ..proto import brew_pb2 as pb
+from .iteration import Iteration
 from .state import fill, parts
 
-if TYPE_CHECKING:
-    from .solver import Solver
-
+S = TypeVar("S", bound=Iteration)
 PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at", "loss_scale")
 
 
-def state(solver: Solver) -> dict[str, Any]:
+def state(solver: Iteration) -> dict[str, Any]:
     """What a copy of the solver needs."""
     def values(array: Any) -> list[Any]:
         return [pickling.plain(memory) for memory in parts(solver, array)]
@@ -30,7 +29,7 @@ def state(solver: Solver) -> dict[str, Any]:
         "more": pickling.added(solver)}
 
 
-def revive(solver: Solver, state: dict[str, Any]) -> None:
+def revive(solver: Iteration, state: dict[str, Any]) -> None:
     """Make `solver`, an object without members, the solver of this state."""
     solver.param = pb.SolverParameter.FromString(state["param"])
     vars(solver).update(deepcopy(state["members"]), declared_nets=[], declared_weights=[])
@@ -51,15 +50,15 @@ def revive(solver: Solver, state: dict[str, Any]) -> None:
     vars(solver).update(state["more"])
 
 
-def _fill(solver: Solver, array: Any, values: list[Any]) -> None:
+def _fill(solver: Iteration, array: Any, values: list[Any]) -> None:
     kept = [(memory, v) for memory, v in zip(parts(solver, array), values) if v is not None]
     fill([memory for memory, _ in kept], [v for _, v in kept])
 
 
-def deep_copy(solver: Solver, memo: dict[int, Any]) -> Solver:
-    """A copy in the solver's own context."""
-    copy = memo[id(solver)] = type(solver).__new__(type(solver))
-    given = solver.__getstate__()
+def deep_copy(solver: S, given: dict[str, Any], memo: dict[int, Any]) -> S:
+    """A copy in the solver's own context; `given` is what its __getstate__ returned."""
+    copy: S = type(solver).__new__(type(solver))
+    memo[id(solver)] = copy
     nets = [(cls, pickling.apart(of, memo)) for cls, of in given["nets"]]
     with solver.net.context:
         revive(copy, {**given, "nets": nets, "more": deepcopy(given["more"], memo)})

@@ -118,7 +118,7 @@ class Solver(Iteration):
         pickling.revive(self, state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Solver:
-        return pickling.deep_copy(self, memo)
+        return pickling.deep_copy(self, self.__getstate__(), memo)
 
     # ----------------------------------------------------------------------------------------------------- building
 
