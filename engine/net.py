@@ -351,13 +351,35 @@ class Net:
 
     @exclusive
     def __getstate__(self) -> dict[str, Any]:
-        return pickling.state(self)
+        """For pickle and copy: see pickling.py."""
+        self.context.activate()
+        return {
+            "param": self.param.SerializeToString(), "file": self.file, "phase": self.phase, "seed": self.seed,
+            "keep_values": self.keep_values, "keep_blobs": self.keep_blobs,
+            **pickling.state(self.graph), "more": pickling.added(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        pickling.revive(self, state)
+        self._rebuild(state)
+        self._set_values(state)
+
+    def _rebuild(self, state: dict[str, Any]) -> None:
+        """Become the net of this state, for the current context; without its values."""
+        self.file, self.phase, self.seed, self.context = state["file"], state["phase"], state["seed"], context.current()
+        self.param = pb.NetParameter.FromString(state["param"])
+        self.name = self.param.name
+        self._build(insert_splits(filter_layers(self.param)))
+        self.keep_values, self.keep_blobs = state["keep_values"], state["keep_blobs"]
+        vars(self).update(state["more"])
+
+    def _set_values(self, state: dict[str, Any]) -> None:
+        pickling.set_values(self.graph, state, self.reshape)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Net:
-        return pickling.deep_copy(self, memo)
+        """A copy in the net's own context."""
+        copy = memo[id(self)] = type(self).__new__(type(self))
+        with self.context:
+            copy.__setstate__(pickling.apart(self.__getstate__(), memo))
+        return copy
 
     @exclusive
     def to_proto(self, with_diff: bool = False, half: bool = False, values: bool = True) -> pb.NetParameter:

@@ -6,20 +6,15 @@ with the original; the values of other blobs are zero until the next forward pas
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..proto import brew_pb2 as pb
-from . import context
 from .errors import fail
+from .graph import Graph
 from .memory import Memory
-from .passes import filter_layers, insert_splits
-
-if TYPE_CHECKING:
-    from .net import Net
-
 
 FORGETS = ("its position in its data is unknown\n  define snapshot_state() and restore_state(state); "
            "see docs/layers/python.md")
@@ -37,21 +32,17 @@ def fill(memory: Memory, values: np.ndarray | None) -> None:
         memory.assign(values)
 
 
-def state(net: Net) -> dict[str, Any]:
-    """What a copy of the net needs. Raises NetError for a net with a layer that cannot be copied."""
-    net.context.activate()
-    for layer in net.nodes:
+def state(graph: Graph) -> dict[str, Any]:
+    """What a copy of the net needs beside its definition. Raises NetError for a net with a layer that cannot be copied."""
+    for layer in graph.nodes:
         reason = layer.bound or (FORGETS if layer.forgets() else "")
         if reason:
             fail(layer.param, f"a net with this layer cannot be pickled or copied: {reason}")
     return {
-        "param": net.param.SerializeToString(), "file": net.file, "phase": net.phase, "seed": net.seed,
-        "keep_values": net.keep_values, "keep_blobs": net.keep_blobs,
-        "parameters": [[(plain(b.value), b.gradient.state()) for b in layer.blobs] for layer in net.nodes],
+        "parameters": [[(plain(b.value), b.gradient.state()) for b in layer.blobs] for layer in graph.nodes],
         "given": [[(b.shape, plain(b.value)) for b in tops] if _is_given(layer, bottoms) else []
-                  for layer, bottoms, tops in zip(net.nodes, net.bottoms, net.tops)],
-        "layers": [_layer_state(layer) for layer in net.nodes],
-        "more": added(net)}
+                  for layer, bottoms, tops in zip(graph.nodes, graph.bottoms, graph.tops)],
+        "layers": [_layer_state(layer) for layer in graph.nodes]}
 
 
 def added(thing: Any) -> dict[str, Any]:
@@ -71,26 +62,16 @@ def _layer_state(layer: Any) -> dict[str, Any]:
             "user": None if keeper is None else keeper.snapshot_state()}
 
 
-def build(net: Net, state: dict[str, Any]) -> None:
-    """Make `net`, an object without members, the net of this state, for the current device; without its values."""
-    net.file, net.phase, net.seed, net.context = state["file"], state["phase"], state["seed"], context.current()
-    net.param = pb.NetParameter.FromString(state["param"])
-    net.name = net.param.name
-    net._build(insert_splits(filter_layers(net.param)))
-    net.keep_values, net.keep_blobs = state["keep_values"], state["keep_blobs"]
-    vars(net).update(state["more"])
-
-
-def set_values(net: Net, state: dict[str, Any]) -> None:
-    """Give a net that `build` made its parameters and its state."""
-    for tops, given in zip(net.tops, state["given"]):
+def set_values(graph: Graph, state: dict[str, Any], reshape: Callable[[], None]) -> None:
+    """Give a net its parameters and its state; reshape() passes the inputs' shapes through it."""
+    for tops, given in zip(graph.tops, state["given"]):
         for blob, (shape, _) in zip(tops, given):
             blob.reshape(*shape)
-    net.reshape()
-    for tops, given in zip(net.tops, state["given"]):
+    reshape()
+    for tops, given in zip(graph.tops, state["given"]):
         for blob, (_, values) in zip(tops, given):
             fill(blob.value, values)
-    for layer, parameters, kept in zip(net.nodes, state["parameters"], state["layers"]):
+    for layer, parameters, kept in zip(graph.nodes, state["parameters"], state["layers"]):
         for blob, (values, gradient) in zip(layer.blobs, parameters):
             fill(blob.value, values)
             blob.gradient.set_state(gradient)
@@ -102,19 +83,6 @@ def set_values(net: Net, state: dict[str, Any]) -> None:
             setattr(layer, layer.counter, kept["count"])
         for memory, values in zip(layer.carried, kept["carried"]):
             fill(memory, values)
-
-
-def revive(net: Net, state: dict[str, Any]) -> None:
-    build(net, state)
-    set_values(net, state)
-
-
-def deep_copy(net: Net, memo: dict[int, Any]) -> Net:
-    """A copy in the net's own context."""
-    copy = memo[id(net)] = type(net).__new__(type(net))
-    with net.context:
-        revive(copy, apart(net.__getstate__(), memo))
-    return copy
 
 
 def apart(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:

@@ -36,10 +36,10 @@ def revive(solver: Iteration, state: dict[str, Any]) -> None:
     nets = []
     for cls, of in state["nets"]:
         nets.append(cls.__new__(cls))
-        pickling.build(nets[-1], of)
+        nets[-1]._rebuild(of)
     solver._assemble(nets[0], nets[1:])                # the arena takes a new net's layouts, and then the values
     for net, (_, of) in zip(nets, state["nets"]):
-        pickling.set_values(net, of)
+        net._set_values(of)
     solver.net.context.activate()
     for array, values in zip(solver.history, state["history"]):
         _fill(solver, array, values)

@@ -54,3 +54,18 @@ def test_every_layer_file_is_in_the_list() -> None:
     listed = {a.name for node in ast.walk(ast.parse((ROOT / "layers" / "__init__.py").read_text())) if isinstance(node, ast.ImportFrom) for a in node.names}
     with_layers = {p.stem for p in (ROOT / "layers").glob("*.py") if "@register" in p.read_text()}
     assert with_layers == listed - {"annotations"}
+
+
+@pytest.mark.parametrize("folder", ["engine", "solvers"])
+def test_no_files_import_each_other_in_a_circle(folder: str) -> None:
+    """Not for types either: each file can be read after those that it imports."""
+    files = {path.stem: ast.parse(path.read_text()) for path in (ROOT / folder).glob("*.py") if path.stem != "__init__"}
+    imports = {name: {module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1
+                      for module in ([node.module] if node.module else [a.name for a in node.names])} & set(files)
+               for name, tree in files.items()}
+    while True:
+        ground = {name for name, needed in imports.items() if not needed}
+        if not ground:
+            break
+        imports = {name: needed - ground for name, needed in imports.items() if name not in ground}
+    assert not imports
