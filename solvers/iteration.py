@@ -4,6 +4,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, sqrt
 from typing import Any
 
@@ -57,11 +58,10 @@ class Iteration(Declaration):
         if self.loss_scale is not None or self.scaled != 1:
             self.scaled = 1.0 if self.loss_scale is None else self.loss_scale.factor
             net.scale_losses(self.scaled)
-        granted = self._grant(debug) if self.arena.sparse else False
+        if self.arena.sparse and self._may_grant(debug):
+            return self._accumulate_granted()
         for i in range(p.iter_size):
             loss += net.run.forward(0, None, debug, net.keep_blobs)
-            if granted and not isfinite(loss):            # before weights are changed
-                net.check_finite(loss)
             if self.reducer is None or i < p.iter_size - 1:
                 net.run.backward(None, 0, debug, net.keep_blobs)
             else:
@@ -152,24 +152,38 @@ class Iteration(Declaration):
         for array, changed in zip((weights, gradient.values, *histories), parts):
             array[... if array is gradient.values else gradient.rows] = changed[:n].reshape(shape)
 
-    def _grant(self, debug: bool) -> bool:
-        """Let layers update the rows of row-sparse parameters within backward, if nobody can tell: their gradients are then
-        never held. Returns whether."""
+    def _may_grant(self, debug: bool) -> bool:
+        """Whether layers may update the rows of row-sparse parameters within backward: nobody can tell then, and their
+        gradients are never held."""
         p = self.param
-        granted = (p.iter_size == 1 and p.clip_gradients < 0 and self.reducer is None and self.loss_scale is None
-                   and p.lr_policy != "plateau" and not debug and not self.callbacks and not self.net.keep_blobs
-                   and not self.net.has_hooks and not any(getattr(w, "reads_gradients", False) for w in self.watchers))
-        base = rate(p, self.iter, advance(p, self.iter, self.current_step)) if granted else 0.0
-        readers = {id(owner.blob): owner.readers for owner in self.net.learnable}
-        for slot in self.arena.sparse:
-            def update(gradient: RowSparse, slot: Slot = slot) -> None:
-                self.stage = UPDATE                       # from here on the iteration cannot be undone
-                self.arena.bring(slot)
-                self._update_rows(slot, base * slot.lr_mult, 1.0, p.weight_decay * slot.decay_mult)
-                gradient.clear()
-            assert slot.blob.sparse is not None
-            slot.blob.sparse.grant = update if granted and readers[id(slot.blob)] == 1 else None
-        return granted
+        return (p.iter_size == 1 and p.clip_gradients < 0 and self.reducer is None and self.loss_scale is None
+                and p.lr_policy != "plateau" and not debug and not self.callbacks and not self.net.keep_blobs
+                and not self.net.has_hooks and not any(getattr(w, "reads_gradients", False) for w in self.watchers))
+
+    def _accumulate_granted(self) -> float:
+        """_accumulate, with rows updated as soon as their gradients are known. What several layers share is left to the
+        update, as the last one's gradients are still to come."""
+        net, p = self.net, self.param
+        loss = net.run.forward(0, None, False, False)
+        if not isfinite(loss):                            # before weights are changed
+            net.check_finite(loss)
+        base = rate(p, self.iter, advance(p, self.iter, self.current_step))
+        alone = {id(owner.blob) for owner in net.learnable if owner.readers == 1}
+
+        def update(gradient: RowSparse, slot: Slot) -> None:
+            self.stage = UPDATE                           # from here on the iteration cannot be undone
+            self.arena.bring(slot)
+            self._update_rows(slot, base * slot.lr_mult, 1.0, p.weight_decay * slot.decay_mult)
+            gradient.clear()
+        gradients = [(slot, slot.blob.sparse) for slot in self.arena.sparse if id(slot.blob) in alone]
+        try:
+            for slot, gradient in gradients:
+                gradient.grant = partial(update, slot=slot)            # type: ignore[union-attr]
+            net.run.backward(None, 0, False, False)
+        finally:
+            for _, gradient in gradients:
+                gradient.grant = None                                  # type: ignore[union-attr]
+        return loss
 
     def _report(self) -> None:
         for owner in self.net.learnable:

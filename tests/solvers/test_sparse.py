@@ -132,6 +132,17 @@ def test_granting_changes_no_bit(kind: str, device: str) -> None:
     assert [w.tobytes() for w in weights(pair[0])] == [w.tobytes() for w in weights(pair[1])]
 
 
+def test_a_grant_ends_with_its_iteration() -> None:
+    s = solver(EMBED)
+    feed(s, 0)
+    s.step(1)
+    before = weights(s)
+    s.net.clear_param_diffs()
+    s.net.run_forward()
+    s.net.run_backward()
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights(s))) and s.net.params["embed"][0].diff.any()
+
+
 @pytest.mark.parametrize("what", ["iter_size", "clip", "callback", "hook", "reducer", "loss_scale"])
 def test_what_forbids_granting(what: str) -> None:
     s = solver(EMBED, more={"iter_size": "iter_size: 2", "clip": "clip_gradients: 100"}.get(what, ""))
