@@ -77,6 +77,7 @@ class Context:
         return other
 
     def set_threads(self, n: int) -> None:
+        """How many CPU threads the nets of this context use."""
         if n < 1:
             raise DeviceError(f"brew runs on at least one thread, found {n}")
         self.cpu.threads = n

@@ -59,9 +59,9 @@ def share_parameters(layers: Sequence[Layer], names: Sequence[str]) -> list[Para
                     layer.require(not first.HasField(rate) or getattr(first, rate) == getattr(spec, rate),
                                   f'shares "{spec.name}" with layer "{owner.layer}" and gives another {rate}', "param")
                     setattr(owner, rate, getattr(spec, rate))
+            same = type(blob.value) is type(owner.blob.value) and (blob.shape == owner.blob.shape or not owner.sparse)
+            layer.require(same, f'shares "{spec.name}" with layer "{owner.layer}", which keeps it in another order', "param")
             if blob.shape == owner.blob.shape:
-                same = type(blob.value) is type(owner.blob.value)
-                layer.require(same, f'shares "{spec.name}" with layer "{owner.layer}", which keeps it in another order', "param")
                 blobs[k] = owner.blob
             else:
                 blob.share_value(owner.blob)

@@ -53,6 +53,11 @@ def separable(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
 @form("InnerProduct")
 def inner_product(g: Graph, layer: Any, x: Names, bottom: Blobs, top: Blobs) -> str:
     shape = bottom[0].shape
+    if layer.pair:                           # index -1 is padding; Gather takes the last row for it, and its value is 0
+        rows = g.op("Gather", g.constant(g.array(0) if layer.transposed else g.array(0).T), g.op("Cast", x[1], to=7))
+        sums = g.op("MatMul", g.reshape(x[0], shape, (shape[0], 1, shape[1])), rows)
+        y = g.reshape(sums, (shape[0], 1, layer.outputs), (shape[0], layer.outputs))
+        return str(g.op("Add", y, g.blob(1)) if len(layer.blobs) > 1 else y)
     flat = g.reshape(x[0], shape, (*shape[:layer.first], layer.inputs))
     if layer.first == 1:
         return str(g.op("Gemm", flat, *[g.blob(k) for k in range(len(layer.blobs))], transB=int(not layer.transposed)))

@@ -87,6 +87,8 @@ LAYERS = {
     "inner product": (f'type: "InnerProduct" {X} inner_product_param {{ num_output: 4 }}', IMAGE),
     "transposed": (f'type: "InnerProduct" {X} inner_product_param {{ num_output: 4 transpose: true bias_term: false }}', IMAGE),
     "inner product of axis 2": (f'type: "InnerProduct" {X} inner_product_param {{ num_output: 4 axis: 2 }}', IMAGE),
+    "pair": ('type: "InnerProduct" bottom: "x0" bottom: "x1" top: "y" inner_product_param { num_output: 4 input_dim: 7 }', (3, 5), (3, 5)),
+    "transposed pair": ('type: "InnerProduct" bottom: "x0" bottom: "x1" top: "y" inner_product_param { num_output: 4 input_dim: 7 transpose: true bias_term: false }', (3, 5), (3, 5)),
     "max pooling": (f'type: "Pooling" {X} pooling_param {{ kernel_size: 3 stride: 2 pad: 1 }}', IMAGE),
     "max pooling over the edge": (f'type: "Pooling" {X} pooling_param {{ kernel_size: 2 stride: 3 }}', (2, 6, 8, 8)),
     "mean pooling": (f'type: "Pooling" {X} pooling_param {{ pool: AVE kernel_size: 3 stride: 2 pad: 1 }}', (2, 6, 8, 8)),
@@ -141,6 +143,9 @@ def test_a_layer(name: str) -> None:
     net = layer_net(text, *shapes)
     if name == "embed":
         net.blobs["x0"].data[...] = [[0, 1, 1], [1, 0, 1]]
+    if name.endswith("pair"):
+        net.blobs["x1"].data[...] = [[0, 6, 2, 2, -1], [3, 1, -1, -1, -1], [5, 4, 3, 2, 1]]
+        net.blobs["x0"].data[...] *= net.blobs["x1"].data >= 0
     if name == "roi pooling":
         net.blobs["x1"].data[...] = [[0, 0, 0, 17, 13], [1, 4, 2, 15, 9], [1, 0, 6, 5, 13]]      # picture, left, top, right, bottom
     same_in_onnx_runtime(net, 1e-5)
