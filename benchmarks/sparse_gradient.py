@@ -34,7 +34,8 @@ def batch(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def brew_side(kind: str, sparse: bool, rows: int) -> tuple[Callable[[], object], int]:
     shape = BATCH, WORDS, BATCH, WORDS, COLUMNS, "sparse_gradient: true" if sparse else "", rows, COLUMNS
-    solver = brew.get_solver(pb.SolverParameter(net_param=parse(NET % shape, pb.NetParameter()), type=kind, base_lr=0.01,
+    solver = brew.get_solver(pb.SolverParameter(net_param=parse(NET % shape, pb.NetParameter()), type=kind,
+                                                base_lr=0.01,
                                                 momentum=0.9, lr_policy="fixed", random_seed=1))
     index, target = batch(rows)
     solver.net.blobs["index"].data[...], solver.net.blobs["target"].data[...] = index, target
@@ -46,8 +47,10 @@ def torch_side(kind: str, sparse: bool, rows: int) -> tuple[Callable[[], object]
     import torch
     embed = torch.nn.Embedding(rows, COLUMNS, sparse=sparse)
     made: dict[tuple[str, bool], Any] = {
-        ("SGD", True): lambda p: torch.optim.SGD(p, 0.01), ("SGD", False): lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
-        ("Adam", True): lambda p: torch.optim.SparseAdam(p, 0.01), ("Adam", False): lambda p: torch.optim.Adam(p, 0.01, fused=True)}
+        ("SGD", True): lambda p: torch.optim.SGD(p, 0.01),
+        ("SGD", False): lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
+        ("Adam", True): lambda p: torch.optim.SparseAdam(p, 0.01),
+        ("Adam", False): lambda p: torch.optim.Adam(p, 0.01, fused=True)}
     optimizer = made[kind, sparse](list(embed.parameters()))
     index, target = (torch.from_numpy(np.ascontiguousarray(a)) for a in batch(rows))
 
@@ -55,7 +58,8 @@ def torch_side(kind: str, sparse: bool, rows: int) -> tuple[Callable[[], object]
         optimizer.zero_grad()
         (((embed(index) - target) ** 2).sum() / (2 * BATCH)).backward()
         optimizer.step()
-    histories = 2 if kind == "Adam" else 0 if sparse else 1            # torch's SGD has no momentum for sparse gradients
+    # torch's SGD has no momentum for sparse gradients
+    histories = 2 if kind == "Adam" else 0 if sparse else 1
     return step, 4 * rows * COLUMNS * (1 + histories + (not sparse))
 
 

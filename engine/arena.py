@@ -13,7 +13,8 @@ from .store import GPU
 from .sharing import Parameter
 
 
-BUCKET = 25 * 2**18          # floats, 25 MiB: what PyTorch's data-parallel exchange sends at a time (Li et al., VLDB 2020)
+# floats, 25 MiB: what PyTorch's data-parallel exchange sends at a time (Li et al., VLDB 2020)
+BUCKET = 25 * 2**18
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,22 @@ def _rates(p: Parameter) -> tuple[float, float]:
 class Arena:
     """`data` and `diff` are flat arrays; the blobs' values and gradients are parts of them, in the engine's layouts.
 
-    First come the parameters with dense gradients, bucket by bucket; then those with row-sparse ones, which have no place
-    in `diff`; then, at the end of `data` only, what does not learn (a rate of 0), and last the statistics that forward
-    changes. Histories end where learning does. Slots begin on cache lines. What lies between them and in the padding of
-    layouts is zero, and stays zero. `slots` are in the parameters' order; in memory those of a bucket that learn alike are
-    neighbours, and make one of `spans`.
+    First come the parameters with dense gradients, bucket by bucket; then those with row-sparse ones, which have no
+    place in `diff`; then, at the end of `data` only, what does not learn (a rate of 0), and last the statistics that
+    forward changes. Histories end where learning does. Slots begin on cache lines. What lies between them and in the
+    padding of layouts is zero, and stays zero. `slots` are in the parameters' order; in memory those of a bucket that
+    learn alike are neighbours, and make one of `spans`.
     """
 
     def __init__(self, parameters: list[Parameter], last_use: Sequence[int] = ()):
-        """`last_use`: for each parameter the number of the layer whose backward pass is the last to add to its gradient."""
+        """`last_use`: for each parameter the number of the layer whose backward pass is the last to add to its
+        gradient."""
         self.parameters = parameters
         found: dict[int, Slot] = {}
         self.spans: list[Span] = []                # of dense parameters that learn
         self.buckets: list[Bucket] = []
-        dense, sparse, still, statistics = ([i for i, p in enumerate(parameters) if _zone(p) == zone] for zone in range(4))
+        dense, sparse, still, statistics = ([i for i, p in enumerate(parameters) if _zone(p) == zone]
+                                            for zone in range(4))
         start = 0
         for members, last in self._bucketed(dense, last_use):
             first = start
@@ -83,7 +86,8 @@ class Arena:
         start = self.unmeasured = self._place(still, start, found)        # floats before the statistics
         start = self._place(statistics, start, found)
         self.slots = [found[i] for i in range(len(parameters))]
-        self.learning, self.sparse, self.measured = ([found[i] for i in members] for members in (dense, sparse, statistics))
+        self.learning, self.sparse, self.measured = ([found[i] for i in members]
+                                                     for members in (dense, sparse, statistics))
         self.moving = [slot for slot in self.measured if slot.layout is not PLAIN]      # whose newest copy may be elsewhere
         self.data, self.diff = active().device.empty(start), active().device.empty(diffs)
         for slot in self.slots:
@@ -92,8 +96,9 @@ class Arena:
             slot.blob.gradient.store.move_to(slot.layout, self.part(self.diff, slot))
 
     def _bucketed(self, members: list[int], last_use: Sequence[int]) -> list[tuple[list[int], int]]:
-        """Parameters in buckets of at least BUCKET floats, in the order in which backward is done with them, each bucket
-        with the layer after whose backward pass it is complete. A net of one bucket keeps the parameters' order."""
+        """Parameters in buckets of at least BUCKET floats, in the order in which backward is done with them, each
+        bucket with the layer after whose backward pass it is complete. A net of one bucket keeps the parameters'
+        order."""
         ready = sorted(members, key=lambda i: -last_use[i]) if last_use else members
         buckets: list[tuple[list[int], int]] = []
         size = BUCKET

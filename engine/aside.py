@@ -57,7 +57,8 @@ class Beside:
                 while piece := file.read(1 << 20):
                     found.update(piece)
         except OSError as e:
-            raise SnapshotError(f"cannot read the arrays that belong to {path}: {e.strerror}", Position(self.path)) from None
+            raise SnapshotError(f"cannot read the arrays that belong to {path}: {e.strerror}",
+                                Position(self.path)) from None
         if found.hexdigest() != sha256:
             raise SnapshotError(f"this file is damaged, or does not belong to {path}", Position(self.path))
 

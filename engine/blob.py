@@ -174,8 +174,8 @@ class Blob:
         self.value.assign(array)
 
     def save(self, with_diff: bool = False, half: bool = False) -> pb.BlobProto:
-        """A BlobProto of the values, and of the gradient if asked. `half`: of half-precision values, as NVIDIA's fork stores
-        them; raises WeightsError for values that do not fit."""
+        """A BlobProto of the values, and of the gradient if asked. `half`: of half-precision values, as NVIDIA's fork
+        stores them; raises WeightsError for values that do not fit."""
         if half:
             return to_half(self.value.plain())
         return from_array(self.value.plain(), diff=self.gradient.plain() if with_diff else None)

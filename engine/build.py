@@ -21,8 +21,8 @@ UNNAMED = "(automatic)"                      # the top of a loss that leaves it 
 
 
 def build(param: pb.NetParameter, declared: set[str], seed: int, context: Context, phase: int) -> Graph:
-    """The graph of a net whose layers have been chosen and split (passes.py); `declared` are the names of those that were
-    not inserted. Raises NetError or ShapeError with file, line and layer."""
+    """The graph of a net whose layers have been chosen and split (passes.py); `declared` are the names of those that
+    were not inserted. Raises NetError or ShapeError with file, line and layer."""
     layers = [layer_class(p)(p, p.phase, seed) for p in param.layer]
     wiring = connect(layers)
     blobs = [Blob() for _ in wiring.names]
@@ -37,8 +37,10 @@ def build(param: pb.NetParameter, declared: set[str], seed: int, context: Contex
     for r in rewrites:
         log.info("%s overwrites what the backward pass of %s needs: a copy is kept", names[r.by], names[r.reader])
     splits = frozenset(i for i, name in enumerate(names) if name not in declared)
-    return Graph(tuple(layers), names, wiring.bottoms, wiring.tops, bottoms, tops, tuple(runs), down, splits, tuple(blobs), wiring.names,
-                 tuple(rewrites), share_parameters(layers, names), find_observed(layers, wiring, blobs), *ends(layers, wiring), memory)
+    parameters, observers = share_parameters(layers, names), find_observed(layers, wiring, blobs)
+    inputs, outputs = ends(layers, wiring)
+    return Graph(tuple(layers), names, wiring.bottoms, wiring.tops, bottoms, tops, tuple(runs), down, splits,
+                 tuple(blobs), wiring.names, tuple(rewrites), parameters, observers, inputs, outputs, memory)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def connect(layers: Sequence[Layer]) -> Wiring:
         read = [numbers[name] for name in p.bottom]
         for i, name in enumerate(p.top):
             if i < len(p.bottom) and p.bottom[i] == name:
-                layer.require(layer.in_place, "cannot write its top over its bottom: give the top another name", f"top[{i}]")
+                layer.require(layer.in_place, "cannot write its top over its bottom: give the top another name",
+                              f"top[{i}]")
             else:
                 numbers[name] = len(wiring.names)
                 wiring.names.append(name)
@@ -73,8 +76,8 @@ def connect(layers: Sequence[Layer]) -> Wiring:
 
 def set_up(layers: Sequence[Layer], wiring: Wiring, bottoms: Sequence[list[Blob]], tops: Sequence[list[Blob]],
            phase: int | None) -> int:
-    """Set up each layer, so that its tops have their shapes when the next one reads them. Returns the bytes of all tops,
-    as Caffe counts them. Memory that will be needed in this phase is looked for; None: the net will not run."""
+    """Set up each layer, so that its tops have their shapes when the next one reads them. Returns the bytes of all
+    tops, as Caffe counts them. Memory that will be needed in this phase is looked for; None: the net will not run."""
     memory = held = 0                        # bytes of tops, layers in place included; of different stores
     stores: set[int] = set()
     for layer, ids, bottom, top in zip(layers, wiring.tops, bottoms, tops):
@@ -95,7 +98,8 @@ def set_up(layers: Sequence[Layer], wiring: Wiring, bottoms: Sequence[list[Blob]
         if phase == pb.TRAIN:                # all values are kept; gradients take turns
             check_memory(p, held, "the net up to here")
         elif phase is not None:
-            check_memory(p, 4 * sum(blob.count for blob in {*bottom, *top}), "this layer, with what it reads and makes,")
+            check_memory(p, 4 * sum(blob.count for blob in {*bottom, *top}),
+                         "this layer, with what it reads and makes,")
     return memory
 
 
@@ -119,7 +123,8 @@ def say_who_runs_backward(layers: Sequence[Layer], runs: Sequence[bool]) -> None
         log.info("%s %s backward computation.", layer.name, "needs" if need else "does not need")
 
 
-def find_observed(layers: Sequence[Layer], wiring: Wiring, blobs: Sequence[Blob]) -> list[tuple[Layer, dict[str, Blob]]]:
+def find_observed(layers: Sequence[Layer], wiring: Wiring,
+                  blobs: Sequence[Blob]) -> list[tuple[Layer, dict[str, Blob]]]:
     """The layers that want to see blobs after each forward pass, with these by name. Raises NetError for a name that no
     blob has."""
     found, named = [], dict(zip(wiring.names, blobs))

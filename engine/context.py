@@ -62,7 +62,8 @@ class Context:
         return self                              # a copy of a net runs in the same
 
     def activate(self) -> None:
-        """Let this thread's memory, loops and kernels be those of this context: nets call it whenever they begin to run."""
+        """Let this thread's memory, loops and kernels be those of this context: nets call it whenever they begin to
+        run."""
         if _active.get() is not self:
             _active.set(self)
         self.device.enter()
@@ -85,7 +86,8 @@ class Context:
 
 
 DEFAULT = Context()
-_entered: ContextVar[tuple[Context, ...]] = ContextVar("entered", default=(DEFAULT,))       # new threads begin with DEFAULT
+# new threads begin with DEFAULT
+_entered: ContextVar[tuple[Context, ...]] = ContextVar("entered", default=(DEFAULT,))
 _active: ContextVar[Context] = ContextVar("active", default=DEFAULT)
 _gpus: dict[int, Gpu] = {}                       # those that are open: a process opens each once
 _opening = Lock()
@@ -147,8 +149,8 @@ def set_device(device_id: int) -> None:
 
 
 def set_mode_gpu() -> None:
-    """Build nets for the GPU from now on. Raises DeviceError where there is none; with BREW_NO_GPU=warn in the environment,
-    nets are then built for the CPU, and one warning says so."""
+    """Build nets for the GPU from now on. Raises DeviceError where there is none; with BREW_NO_GPU=warn in the
+    environment, nets are then built for the CPU, and one warning says so."""
     context = current()
     try:
         context.device = open_gpu(context.gpu_id)

@@ -14,7 +14,8 @@ def log_forward(graph: Graph, i: int) -> None:
     for name, blob in zip(graph.top_names(i), graph.tops[i]):
         log.info("    [Forward] Layer %s, top blob %s data: %g", layer.name, name, blob.value.magnitude())
     for k, blob in enumerate(layer.blobs):
-        log.info("    [Forward] Layer %s, param blob %s data: %g", layer.name, graph.parameter_name(i, k), blob.value.magnitude())
+        log.info("    [Forward] Layer %s, param blob %s data: %g", layer.name, graph.parameter_name(i, k),
+                 blob.value.magnitude())
 
 
 def log_backward(graph: Graph, i: int) -> None:
@@ -25,4 +26,5 @@ def log_backward(graph: Graph, i: int) -> None:
             log.info("    [Backward] Layer %s, bottom blob %s diff: %g", layer.name, name, blob.gradient.magnitude())
     for k, blob in enumerate(layer.blobs):
         if layer.param_propagate_down[k]:
-            log.info("    [Backward] Layer %s, param blob %s diff: %g", layer.name, graph.parameter_name(i, k), blob.gradient.magnitude())
+            log.info("    [Backward] Layer %s, param blob %s diff: %g", layer.name, graph.parameter_name(i, k),
+                     blob.gradient.magnitude())

@@ -12,16 +12,18 @@ from .memory import Memory
 from .store import Store
 
 
-Dense = Memory               # one class for values and gradients: with two, Python's inline caches miss (3 % of small layers' time)
+# one class for values and gradients: with two, Python's inline caches miss (3 % of small layers' time)
+Dense = Memory
 
 
 class RowSparse:
-    """The gradient of a matrix of which a batch touches few rows: their numbers (R), sorted, each once, and their values
-    (R, C). `axis` says which axis of the blob counts rows; rows along axis 1 are the columns of a ByColumns memory. All
-    other rows are zero, and solvers leave them as they are.
+    """The gradient of a matrix of which a batch touches few rows: their numbers (R), sorted, each once, and their
+    values (R, C). `axis` says which axis of the blob counts rows; rows along axis 1 are the columns of a ByColumns
+    memory. All other rows are zero, and solvers leave them as they are.
     """
 
-    store = Store(0)                         # nothing of it lies in a store; what goes through all stores finds an empty one
+    # nothing of it lies in a store; what goes through all stores finds an empty one
+    store = Store(0)
 
     def __init__(self, shape: tuple[int, ...], axis: int = 0):
         self.shape, self.axis = shape, axis
@@ -40,8 +42,9 @@ class RowSparse:
         self.rows = self.values = None
 
     def accumulate(self, rows: Any, values: Any) -> None:
-        """Add `values` (R, C) to the rows `rows` (R), sorted and each once. Both are the gradient's from now on. A solver may
-        have granted that the rows are updated at once: a layer calls this after its last use of the weights."""
+        """Add `values` (R, C) to the rows `rows` (R), sorted and each once. Both are the gradient's from now on. A
+        solver may have granted that the rows are updated at once: a layer calls this after its last use of the
+        weights."""
         if self.rows is None:
             self.rows, self.values = rows, values
         elif len(rows):
@@ -98,9 +101,9 @@ class RowSparse:
 
 
 def touched(xp: Any, index: Any) -> tuple[Any, Any, Any]:
-    """(rows, order, starts) of row numbers (M), in which a negative one stands for none: the rows that occur, sorted, int32
-    (R); the places of `index` in the order of their rows, and of M for equal ones, int32; and where in `order` each row
-    begins, with its end, int32 (R + 1). Nothing depends on the number of threads."""
+    """(rows, order, starts) of row numbers (M), in which a negative one stands for none: the rows that occur, sorted,
+    int32 (R); the places of `index` in the order of their rows, and of M for equal ones, int32; and where in `order`
+    each row begins, with its end, int32 (R + 1). Nothing depends on the number of threads."""
     order = xp.argsort(index, kind="stable").astype(np.int32) if xp is np else xp.argsort(index).astype(np.int32)
     sorted_rows = index[order]
     first = int(xp.searchsorted(sorted_rows, 0))

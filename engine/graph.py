@@ -31,7 +31,8 @@ class Graph:
     blob_names: Sequence[str]
     rewrites: Sequence[Rewrite]              # values that are overwritten in place and must be kept for backward
     parameters: list[Parameter]              # what can be learned, each once, however many layers share it
-    observers: Sequence[tuple[Layer, dict[str, Blob]]]       # layers that want to see blobs after each forward, and these by name
+    # layers that want to see blobs after each forward, and these by name
+    observers: Sequence[tuple[Layer, dict[str, Blob]]]
     inputs: list[str]
     outputs: list[str]                       # blobs that no layer reads
     memory: int                              # bytes of all tops, as Caffe counts them

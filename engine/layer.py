@@ -91,7 +91,8 @@ class Layer:
     in_place = True                      # may write its top over its bottom
     reads_values = True                  # False: its tops depend on the bottoms' shapes only, and gradients end here
     reshape_always = False               # reshape() before every forward, as layers written by users expect
-    observes: Sequence[str] = ()         # names of blobs that it wants to see after each forward pass of the whole net: see observe()
+    # names of blobs that it wants to see after each forward pass of the whole net: see observe()
+    observes: Sequence[str] = ()
     counter = ""                         # the attribute that counts its forwards, if the next one depends on it; snapshots keep it
     carried: Sequence[Memory] = ()       # states that it takes from one batch to the next; snapshots keep them, too
     owns: Sequence[int] = ()             # the numbers of its parameters that no layer before it has
@@ -116,7 +117,8 @@ class Layer:
         self.type, self.name = param.type, param.name
         self.context = active()
         self.device = self.context.device
-        self.dry = self.context.dry          # shapes only: parameters are not filled, engines not made (brew check, brew summary)
+        # shapes only: parameters are not filled, engines not made (brew check, brew summary)
+        self.dry = self.context.dry
         self.k: Any = self.device.kernels
         self.blobs: BlobVec = BlobVec()
         self.loss_weights: list[float] = []
@@ -191,9 +193,10 @@ class Layer:
 
     # ------------------------------------------------------------------------------------------ what a layer is given
 
-    def add_blob(self, shape: tuple[int, ...], filler: pb.FillerParameter | None = None, sparse_axis: int | None = None) -> Blob:
-        """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler). With
-        `sparse_axis`, its gradient is row-sparse and that axis of the matrix counts the rows."""
+    def add_blob(self, shape: tuple[int, ...], filler: pb.FillerParameter | None = None,
+                 sparse_axis: int | None = None) -> Blob:
+        """A further parameter: with the values that the LayerParameter brings, else filled (zeros without a filler).
+        With `sparse_axis`, its gradient is row-sparse and that axis of the matrix counts the rows."""
         index = len(self.blobs)
         blob = Blob(shape)
         if sparse_axis is not None:

@@ -25,7 +25,8 @@ class Memory:
 
     def __init__(self, shape: tuple[int, ...] = (), store: Store | None = None):
         self.shape = shape
-        self.owner = store is None               # whether the store was made for this memory, and may be resized with it
+        # whether the store was made for this memory, and may be resized with it
+        self.owner = store is None
         self.store = store or Store(prod(shape))
 
     # --------------------------------------------------------------------------------------- for layers and solvers

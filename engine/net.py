@@ -30,11 +30,12 @@ log = logging.getLogger("brew")
 
 
 class Net:
-    """A net of layers, from a prototxt file or a NetParameter, for the current context (brew.Context): its device, its seed.
+    """A net of layers, from a prototxt file or a NetParameter, for the current context (brew.Context): its device, its
+    seed.
 
-    phase, level, stages choose the layers, as NetStateRules say.  weights: caffemodel(s) to load.  Members are pycaffe's:
-    blobs (name -> Blob), params (layer -> its blobs), layers, inputs, outputs, forward, backward, reshape, save, copy_from.
-    Raises PrototxtError, NetError or ShapeError with file, line and layer.
+    phase, level, stages choose the layers, as NetStateRules say.  weights: caffemodel(s) to load.  Members are
+    pycaffe's: blobs (name -> Blob), params (layer -> its blobs), layers, inputs, outputs, forward, backward, reshape,
+    save, copy_from. Raises PrototxtError, NetError or ShapeError with file, line and layer.
     """
 
     def __init__(self, network: str | Path | pb.NetParameter, phase: Any = pb.TEST, level: int = 0,
@@ -65,13 +66,15 @@ class Net:
         if log.isEnabledFor(logging.INFO):
             log.info("Initializing net from parameters: \n%s", to_text(self.param, weights=False))
         self.use = Use(self.name)
-        self.graph = graph = build(chosen, {layer.name for layer in self.param.layer}, self.seed, self.context, self.phase)
+        self.graph = graph = build(chosen, {layer.name for layer in self.param.layer}, self.seed, self.context,
+                                   self.phase)
         self.nodes, self.bottoms, self.tops = graph.nodes, graph.bottoms, graph.tops
         self.inputs, self.outputs, self.memory = graph.inputs, graph.outputs, graph.memory
         self.learnable = graph.parameters
         self.arena: Arena | None = None
         self.keep_blobs = True                                 # after a training step: read by the solver, which clears it for its own net
-        keep = self.phase != pb.TEST or any(layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in graph.nodes)
+        keep = self.phase != pb.TEST or any(
+            layer.reshape_always or layer.carried or layer.counter and layer.phase == pb.TRAIN for layer in graph.nodes)
         self.run = Run(graph, self.context, self.use, keep)
         claim(self.use, (*graph.blobs, *(blob for layer in graph.nodes for blob in layer.blobs)))
         self.own_members = frozenset((*vars(self), "unknown", "own_members")) - early      # others are the user's
@@ -116,9 +119,9 @@ class Net:
 
     def run_backward(self, start: int | None = None, end: int = 0, debug: bool = False, keep: bool = True,
                      on_bucket: Callable[[Bucket], None] | None = None) -> None:
-        """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run releases the memory
-        of each blob's gradient after its last use. `on_bucket` is called with each of the arena's buckets as soon as its
-        gradients are complete; those that no layer made, at the end."""
+        """Layers start..end (start is the later one, both included) backward. Without `keep`, a whole run releases the
+        memory of each blob's gradient after its last use. `on_bucket` is called with each of the arena's buckets as
+        soon as its gradients are complete; those that no layer made, at the end."""
         buckets = self.arena.buckets if on_bucket is not None and self.arena is not None else ()
         self.run.backward(start, end, debug, keep, buckets, on_bucket)
 
@@ -332,8 +335,8 @@ class Net:
 
     @exclusive
     def save(self, path: str | Path, with_diff: bool = False, dtype: str = "float32") -> None:
-        """Write the net with its weights as a binary caffemodel, of half the size with dtype="float16" (which forks of Caffe
-        and brew read). Raises WeightsError for weights that half precision does not hold."""
+        """Write the net with its weights as a binary caffemodel, of half the size with dtype="float16" (which forks of
+        Caffe and brew read). Raises WeightsError for weights that half precision does not hold."""
         if dtype not in ("float32", "float16"):
             raise WeightsError(f"weights are saved as float32 or float16, found {dtype!r}")
         size = sum(4 * p.blob.count for p in self.learnable)

@@ -33,7 +33,8 @@ def fill(memory: Memory, values: np.ndarray | None) -> None:
 
 
 def state(graph: Graph) -> dict[str, Any]:
-    """What a copy of the net needs beside its definition. Raises NetError for a net with a layer that cannot be copied."""
+    """What a copy of the net needs beside its definition. Raises NetError for a net with a layer that cannot be
+    copied."""
     for layer in graph.nodes:
         reason = layer.bound or (FORGETS if layer.forgets() else "")
         if reason:

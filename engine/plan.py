@@ -38,9 +38,12 @@ def single_step(graph: Graph, i: int, chain: Sequence[int] = ()) -> Step:
     inside = {id(blob) for k in (i, *chain) for blob in graph.tops[k]}
     bottom = [*graph.bottoms[i], *(blob for k in chain for blob in graph.bottoms[k] if id(blob) not in inside)]
     hidden = {id(blob): blob for k in (i, *chain) for blob in graph.tops[k] if blob not in graph.tops[last]}
-    back_bottom, back_top = with_copies(graph.bottoms[i], graph.rewrites, (i,)), with_copies(graph.tops[last], graph.rewrites, (i, *chain))
-    saves = [r for r in graph.rewrites if r.reader < i <= r.by <= last]          # within a step, layers keep what they need
-    return Step(i, last, [graph.nodes[k] for k in chain], bottom, graph.tops[last], back_bottom, back_top, list(hidden.values()), saves)
+    back_bottom = with_copies(graph.bottoms[i], graph.rewrites, (i,))
+    back_top = with_copies(graph.tops[last], graph.rewrites, (i, *chain))
+    # within a step, layers keep what they need
+    saves = [r for r in graph.rewrites if r.reader < i <= r.by <= last]
+    return Step(i, last, [graph.nodes[k] for k in chain], bottom, graph.tops[last], back_bottom, back_top,
+                list(hidden.values()), saves)
 
 
 def plan_fusion(graph: Graph, hide: bool) -> dict[int, list[int]]:
@@ -81,7 +84,8 @@ def forward_steps(graph: Graph, fusions: Fusions, runs: Sequence[bool], release:
     blobs = graph.named_blobs
     kept = {id(blobs[name].value.store) for name in graph.outputs}
     kept |= {id(blob.value.store) for blob in graph.observed}
-    kept |= {id(top.value.store) for layer, tops in zip(graph.nodes, graph.tops) if not layer.writes_all for top in tops}
+    kept |= {id(top.value.store) for layer, tops in zip(graph.nodes, graph.tops) if not layer.writes_all
+             for top in tops}
     for layer, bottoms, tops, backward in zip(graph.nodes, graph.bottoms, graph.tops, runs):
         kept |= {id(blob.value.store) for blob in (*(tops if not bottoms else ()), *(layer.backward_reads(bottoms, tops) if backward else ()))}
     return _with_releases(steps, graph, "value", kept)
@@ -91,7 +95,8 @@ def backward_steps(graph: Graph, fusions: Fusions, release: bool) -> list[Step]:
     """The layers that run backward, the last one first. With `release`, gradients are given up after their last reader: all
     but those of the outputs, where loss weights live."""
     runs, down, blobs = graph.runs, graph.down, graph.named_blobs
-    ends = {chain[-1]: i for i, chain in fusions.items() if graph.nodes[i].fuses_backward and all(runs[k] and all(down[k]) for k in chain)}
+    ends = {chain[-1]: i for i, chain in fusions.items() if graph.nodes[i].fuses_backward
+            and all(runs[k] and all(down[k]) for k in chain)}
     steps: list[Step] = []
     for i in reversed(range(len(graph.nodes))):
         if runs[i] and (not steps or i < steps[-1].first):

@@ -22,8 +22,8 @@ HOOKS = ("before_forward", "after_forward", "before_backward", "after_backward")
 class Run:
     """Runs a net. One thread at a time does so, as its `use` says.
 
-    Whole passes go through the steps of a plan, which fuse layers and give memory on; single layers, hooks and debug_info
-    take a step for each layer.
+    Whole passes go through the steps of a plan, which fuse layers and give memory on; single layers, hooks and
+    debug_info take a step for each layer.
     """
 
     def __init__(self, graph: Graph, context: Context, use: Use, keep_values: bool):
@@ -77,8 +77,8 @@ class Run:
 
     @property
     def keep_values(self) -> bool:
-        """Whether a run keeps every blob's values, as training must. In TEST, memory goes on to later blobs instead; a look at
-        a blob that had to give it up runs the net once more and sets this, and so does a backward pass."""
+        """Whether a run keeps every blob's values, as training must. In TEST, memory goes on to later blobs instead; a
+        look at a blob that had to give it up runs the net once more and sets this, and so does a backward pass."""
         return self._keep_values
 
     @keep_values.setter
@@ -133,7 +133,8 @@ class Run:
         loss, hooks = 0.0, self.hooks
         for step in steps:
             i = step.first
-            if step.hidden and any(blob.value.store.exposed and blob.value.store.is_looked_at() for blob in step.hidden):
+            if step.hidden and any(blob.value.store.exposed and blob.value.store.is_looked_at()
+                                   for blob in step.hidden):
                 loss += self._run(self.steps[i:step.last + 1])       # somebody wants to see what would not be made
                 continue
             layer, bottom, top = self.nodes[i], self.bottoms[i], self.tops[i]
@@ -213,8 +214,8 @@ class Run:
         return steps
 
     def _forget_gradients(self, start: int) -> None:
-        """Make the gradients zero that an earlier pass released: not every layer sends one back. Those from which this pass
-        starts must be there."""
+        """Make the gradients zero that an earlier pass released: not every layer sends one back. Those from which this
+        pass starts must be there."""
         if self.released:
             given = {id(top.gradient.store) for top in self.tops[start]}
             for store in self.released:
@@ -222,7 +223,8 @@ class Run:
                     store.clear()
             self.released = []
 
-    # --------------------------------------------------------------------------------------------------- what users hold
+    # --------------------------------------------------------------------------------------------------- what users
+    # hold
 
     def settle(self, entering: bool) -> None:
         """See Net.settle."""

@@ -30,8 +30,8 @@ class Parameter:
 def share_parameters(layers: Sequence[Layer], names: Sequence[str]) -> list[Parameter]:
     """Let later layers use the blobs of the first one with the same parameter name; returns the owners' parameters.
 
-    Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, if both give another rate, or if
-    only one has row-sparse gradients.
+    Raises NetError if shapes (STRICT) or counts (PERMISSIVE, of the later layer) differ, if both give another rate, or
+    if only one has row-sparse gradients.
     """
     owned: list[Parameter] = []
     by_name: dict[str, tuple[Parameter, pb.ParamSpec]] = {}
@@ -60,7 +60,8 @@ def share_parameters(layers: Sequence[Layer], names: Sequence[str]) -> list[Para
                                   f'shares "{spec.name}" with layer "{owner.layer}" and gives another {rate}', "param")
                     setattr(owner, rate, getattr(spec, rate))
             same = type(blob.value) is type(owner.blob.value) and (blob.shape == owner.blob.shape or not owner.sparse)
-            layer.require(same, f'shares "{spec.name}" with layer "{owner.layer}", which keeps it in another order', "param")
+            layer.require(same, f'shares "{spec.name}" with layer "{owner.layer}", which keeps it in another order',
+                          "param")
             if blob.shape == owner.blob.shape:
                 blobs[k] = owner.blob
             else:

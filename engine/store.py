@@ -21,10 +21,11 @@ NO_INT = -2**31              # what stands for a float that no int32 holds, and 
 
 @dataclass(frozen=True, eq=False)
 class Copy:
-    """What identifies a copy: the device that it is on, its layout and its type (None: float32, as arithmetic takes it).
+    """What identifies a copy: the device that it is on, its layout and its type (None: float32, as arithmetic takes
+    it).
 
-    There is one object for each, made by `copy_key`. A layout alone stands for the copy that nearly every call asks for,
-    the CPU's in float32: nothing need be looked up for it.
+    There is one object for each, made by `copy_key`. A layout alone stands for the copy that nearly every call asks
+    for, the CPU's in float32: nothing need be looked up for it.
     """
 
     device: str
@@ -62,7 +63,8 @@ class Store:
     is if all values are zero, or if the array was given up. Others keep their memory for the next time.
     """
 
-    __slots__ = ("size", "context", "gpu", "version", "copies", "newest", "home", "exposed", "lent", "pooled", "lost", "decode", "__weakref__")
+    __slots__ = ("size", "context", "gpu", "version", "copies", "newest", "home", "exposed", "lent", "pooled", "lost",
+                 "decode", "__weakref__")
 
     def __init__(self, size: int, context: Context | None = None):
         self.size = size
@@ -111,8 +113,8 @@ class Store:
         return sum(array.nbytes for array in self.copies.values())
 
     def is_looked_at(self) -> bool:
-        """Whether the user still holds the plain copy or a part of it. This is the one place where that is found out: all
-        views of numpy's refer to the array that owns the memory, so that somebody else holds one if there are more
+        """Whether the user still holds the plain copy or a part of it. This is the one place where that is found out:
+        all views of numpy's refer to the array that owns the memory, so that somebody else holds one if there are more
         references to it than the ones known here. No view of it may therefore be kept elsewhere in the engine."""
         plain = self.copies.get(PLAIN) if self.exposed else None
         if plain is None:
@@ -219,14 +221,15 @@ class Store:
         return self.write(key)
 
     def put(self, key: Any, array: Any, decode: Callable[[Any, Any, Any], None] | None = None) -> None:
-        """Let `array` be the copy `key`, and the only one up to date. `decode` makes floats of values in another type."""
+        """Let `array` be the copy `key`, and the only one up to date. `decode` makes floats of values in another
+        type."""
         self.copies[key], self.decode = array, decode
         self.lent.pop(key, None)
         self.write(key)
 
     def move_to(self, key: Any, array: Any) -> None:
-        """Let the copy `key` be this array, a part of an arena, from now on; the values stay. Arrays that the user holds
-        show them as long as he looks."""
+        """Let the copy `key` be this array, a part of an arena, from now on; the values stay. Arrays that the user
+        holds show them as long as he looks."""
         if self.newest:
             array[...] = self.read(key)
         if not self.is_looked_at():
@@ -243,8 +246,8 @@ class Store:
         self.pooled = True
 
     def give_up(self, lost: Callable[[], None]) -> None:
-        """Let others have the memory, unless the user holds the plain copy. Who wants the values again calls `lost`, which
-        makes them or raises."""
+        """Let others have the memory, unless the user holds the plain copy. Who wants the values again calls `lost`,
+        which makes them or raises."""
         if self.exposed and self.is_looked_at():
             return
         for array in self.lent.values():
@@ -260,7 +263,8 @@ class Store:
         return plain
 
     def settle(self, entering: bool) -> None:
-        """Before (entering) and after a run: a user who holds the plain copy may have written it, and will look at it."""
+        """Before (entering) and after a run: a user who holds the plain copy may have written it, and will look at
+        it."""
         if not self.exposed:
             return
         if not self.is_looked_at():
@@ -283,8 +287,8 @@ class Store:
         return new
 
     def resize(self, size: int) -> None:
-        """Become of another size and stay the same store, so that plans made for it stay valid. Values in plain order stay
-        where they fit. Buffers that are too small grow by a quarter, those of layouts are made anew."""
+        """Become of another size and stay the same store, so that plans made for it stay valid. Values in plain order
+        stay where they fit. Buffers that are too small grow by a quarter, those of layouts are made anew."""
         if self.is_looked_at():
             self.read(PLAIN)
         self.newest = {PLAIN} if PLAIN in self.newest else set()

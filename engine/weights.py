@@ -23,8 +23,8 @@ Plan = list[tuple[Any, np.ndarray, tuple[int, ...], str]]        # blob, its val
 
 
 def load(graph: Graph, path: str) -> None:
-    """Copy the weights of every layer that `path` and the net both name; the log lists what was copied, what is new and what was
-    ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
+    """Copy the weights of every layer that `path` and the net both name; the log lists what was copied, what is new and
+    what was ignored. Raises WeightsError, which names all layers that do not fit; the net is then unchanged."""
     copy(match(graph, path))
 
 
@@ -68,7 +68,8 @@ def match(graph: Graph, path: str) -> Plan:
     if not any(row[0] == "copied" for row in table):
         raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
                            f"\n  layers of the net: {' '.join(params)}", Position(path))
-    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name, blobs in params.items() if name not in stored]
+    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name,
+              blobs in params.items() if name not in stored]
     width = max(len(name) for _, name, _ in table)
     log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
     return plan
@@ -128,8 +129,8 @@ def _read_hdf5(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ..
 
 
 def save(net: pb.NetParameter, path: str | Path, graph: Graph) -> None:
-    """Write a net with its weights, which `net` (of the same layers) does not hold yet, as a binary caffemodel; above 1 GiB,
-    large weights go to a file beside it, which Caffe does not read. Raises SnapshotError."""
+    """Write a net with its weights, which `net` (of the same layers) does not hold yet, as a binary caffemodel; above 1
+    GiB, large weights go to a file beside it, which Caffe does not read. Raises SnapshotError."""
     beside = Aside()
     for layer, node in zip(net.layer, graph.nodes):
         for blob in node.blobs:
@@ -158,8 +159,8 @@ def save_hdf5(graph: Graph, path: str, with_diff: bool = False) -> None:
 
 
 def share(graph: Graph, other: Graph) -> list[int]:
-    """Let the net use the parameter blobs of `other`, layer by name. Returns the numbers of the layers that do: what they
-    prepared for their own weights may not suit these."""
+    """Let the net use the parameter blobs of `other`, layer by name. Returns the numbers of the layers that do: what
+    they prepared for their own weights may not suit these."""
     theirs, sharing = other.named_nodes, []
     for i, layer in enumerate(graph.nodes):
         source = theirs.get(layer.name)

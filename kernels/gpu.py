@@ -149,9 +149,11 @@ class Kernels:
     def add_rows(self, x: Any, index: Any, y: Any, columns: int) -> None:
         self.each("eltwise", "add_rows", x.size, x, index, y, int(index.size), columns)
 
-    def normalize(self, x: Any, crops: Any, mean: Any, scale: float, y: Any, channels: int, out_h: int, out_w: int, height: int, width: int) -> None:
+    def normalize(self, x: Any, crops: Any, mean: Any, scale: float, y: Any, channels: int, out_h: int, out_w: int,
+                  height: int, width: int) -> None:
         to = self.xp.asarray
-        self.each("eltwise", "normalize", x.size, x, to(crops), to(mean), float(scale), y, int(mean.size), channels, out_h, out_w, height, width)
+        self.each("eltwise", "normalize", x.size, x, to(crops), to(mean), float(scale), y, int(mean.size), channels,
+                  out_h, out_w, height, width)
 
     def copy_rows(self, x: Any, y: Any, outer: int, n: int, at: int, to: int) -> None:
         if outer and n:

@@ -46,7 +46,8 @@ class DataLayer(BatchLayerState, Layer):
         channels, height, width = self._measure(*record)
         self.transformer.check(channels, height, width)
         sampler = self.sampler()
-        self.prefetcher = Prefetcher(self.shard(sampler), self._make, p.prefetch, workers=2 if encoded or self.transformer.augments else 1)
+        self.prefetcher = Prefetcher(self.shard(sampler), self._make, p.prefetch,
+                                     workers=2 if encoded or self.transformer.augments else 1)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         if len(top) > 1:
             top[1].reshape(*self.label_shape())

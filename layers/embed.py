@@ -20,7 +20,8 @@ class RowLayer(Layer):
     def rows(self, blob: Blob, count: int) -> Any:
         """The row numbers in a blob, checked, as int32."""
         index = integers(blob.value).reshape(-1)
-        refuse(self, (index < 0) | (index >= count), blob.value, f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
+        refuse(self, (index < 0) | (index >= count), blob.value,
+               f"a row number must lie between 0 and {count - 1}, found {{value}}", "bottom")
         return index.copy()                      # others may convert the blob again before backward comes
 
 
@@ -72,8 +73,8 @@ class EmbedLayer(RowLayer):
 
 
 def sums_of_rows(layer: Layer, index: Any, dy: Any, scale: Any, width: int) -> tuple[Any, Any]:
-    """(rows, values (R, C)): for each row number that occurs in `index` (M), the sum of the rows of dy (M / width, C) where
-    it stands, times `scale` (M)."""
+    """(rows, values (R, C)): for each row number that occurs in `index` (M), the sum of the rows of dy (M / width, C)
+    where it stands, times `scale` (M)."""
     xp, columns = layer.device.xp, dy.size // (index.size // width) if index.size else 1
     rows, order, starts = touched(xp, index)
     values = xp.empty((len(rows), columns), np.float32)

@@ -44,7 +44,8 @@ class HDF5DataLayer(BatchLayerState, Layer):
         self.shapes: list[tuple[int, ...]] = []                        # of a row of each top
         self.rows = [self._count(f) for f in range(len(self.files))]
         sampler = Shuffled(sum(self.rows), self.batch_size, lambda: self.seed, self._order)
-        self.prefetcher = Prefetcher(self.shard(sampler), self._make, 2, delays_fork=False)     # a fork holds h5py's lock, which _make waits for
+        # a fork holds h5py's lock, which _make waits for
+        self.prefetcher = Prefetcher(self.shard(sampler), self._make, 2, delays_fork=False)
         for blob, shape in zip(top, self.shapes):
             blob.reshape(self.batch_size, *shape)
 

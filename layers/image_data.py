@@ -61,7 +61,8 @@ class ImageDataLayer(BatchLayerState, Layer):
         self.require(self.skip < len(self.lines), f"rand_skip {p.rand_skip} is more than the {len(self.lines)} lines there are", "image_data_param.rand_skip")
         self.transformer = Transformer(self)
         n = len(self.lines)
-        sampler = Shuffled(n, p.batch_size, lambda: self.seed, shuffles(f"{self.name}/shuffle", n), lambda: self.skip) if p.shuffle else Sequential(n, p.batch_size, lambda: self.skip)
+        sampler = Shuffled(n, p.batch_size, lambda: self.seed, shuffles(f"{self.name}/shuffle", n),
+                           lambda: self.skip) if p.shuffle else Sequential(n, p.batch_size, lambda: self.skip)
         self.prefetcher = Prefetcher(self.shard(sampler), self._make, self.param.data_param.prefetch, workers=2)
         height, width, channels = self._load(int(sampler.draw(0)[0])).shape
         self.transformer.check(channels, height, width)

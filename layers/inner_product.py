@@ -56,7 +56,8 @@ class InnerProductLayer(Layer):
                          "makes columns of them: leave it out", "inner_product_param.sparse_gradient")
         axis = (0 if self.transposed else 1) if self.pair else 0 if p.sparse_gradient else None
         self.by_rows = axis is not None          # whether gradients of the weights are row-sparse
-        self.add_blob((self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs), p.weight_filler, axis)
+        self.add_blob((self.inputs, self.outputs) if self.transposed else (self.outputs, self.inputs), p.weight_filler,
+                      axis)
         if p.bias_term:
             self.add_blob((self.outputs,), p.bias_filler)
 
@@ -102,19 +103,22 @@ class InnerProductLayer(Layer):
         if bias and self.param_propagate_down[1]:
             self.k.scale_gradients(None, dy, None, bias[0].gradient.adding(), (rows, outputs, 1, 1, outputs))
         if self.pair:
-            self.require(not propagate_down[1], "indices have no gradient; put propagate_down: false here", "propagate_down")
+            self.require(not propagate_down[1], "indices have no gradient; put propagate_down: false here",
+                         "propagate_down")
         if propagate_down[0]:
             dx = bottom[0].gradient.write()
             if self.pair:
                 self.k.rows_backward(dy, self.index, by_input(w), dx, rows, outputs)
             else:
                 turned = isinstance(w, ByColumns)
-                self.device.gemm(False, turned != self.transposed, rows, inputs, outputs, dy, by_input(w) if turned else w.read(), dx, 0.0)
+                self.device.gemm(False, turned != self.transposed, rows, inputs, outputs, dy,
+                                 by_input(w) if turned else w.read(), dx, 0.0)
         if self.param_propagate_down[0] and self.by_rows:
             self.backward_rows(bottom[0].value.read(), dy)
         elif self.param_propagate_down[0]:
             dw, beta = weights.gradient.accumulate()
-            a, b, m, n = (bottom[0].value.read(), dy, inputs, outputs) if self.transposed else (dy, bottom[0].value.read(), outputs, inputs)
+            a, b, m, n = (bottom[0].value.read(), dy, inputs, outputs) if self.transposed else (dy,
+                    bottom[0].value.read(), outputs, inputs)
             self.device.gemm(True, False, m, n, rows, a, b, dw, beta)
 
     def backward_rows(self, x: Any, dy: Any) -> None:

@@ -16,19 +16,20 @@ UNDOABLE = 64                # draws that are kept where nobody says (mark) how 
 
 
 class Prefetcher:
-    """Batches 0, 1, ... in order: what sampler.draw(number) says, made by make(number, draw) on `workers` threads, `depth`
-    batches ahead.
+    """Batches 0, 1, ... in order: what sampler.draw(number) says, made by make(number, draw) on `workers` threads,
+    `depth` batches ahead.
 
     An exception in make is raised by the next() whose batch it is. After that, or after an interrupt, next() tries the
     same batch again. A forked process makes its batches anew. delays_fork=False: forks need not wait for batches in the
     making.
 
     A sampler with a state draws each batch once: its draws are kept until their batch is used and the iteration can no
-    longer be undone. What it is to observe waits here, and is told right before the first draw that may depend on it; so
-    going back needs no state of the sampler's from before.
+    longer be undone. What it is to observe waits here, and is told right before the first draw that may depend on it;
+    so going back needs no state of the sampler's from before.
     """
 
-    def __init__(self, sampler: Sampler, make: Callable[[int, Any], Any], depth: int, workers: int = 1, delays_fork: bool = True):
+    def __init__(self, sampler: Sampler, make: Callable[[int, Any], Any], depth: int, workers: int = 1,
+                 delays_fork: bool = True):
         self.sampler, self.make = sampler, make
         self.depth, self.workers, self.delays_fork = max(depth, 1), workers, delays_fork
         self.pool: ThreadPoolExecutor | None = None
@@ -73,8 +74,8 @@ class Prefetcher:
         return batch
 
     def _ask(self, first: int) -> None:
-        """Have `depth` batches made, from number `first` on, as far as they may be drawn yet. An interrupt at any point leaves
-        each number with its own batch."""
+        """Have `depth` batches made, from number `first` on, as far as they may be drawn yet. An interrupt at any point
+        leaves each number with its own batch."""
         for number in range(first, first + self.depth):
             if number not in self.waiting:
                 if not self._may_draw(number):
@@ -101,8 +102,10 @@ class Prefetcher:
     def observe(self, results: Mapping[str, np.ndarray]) -> None:
         """What the net made of the batch that was given out last."""
         number = self.given - 1
-        if self.sampler.lag is not None and number == self.told + len(self.observed):      # else seen before: an iteration
-            self.observed[number] = dict(results)                                          # that is repeated has the same
+        # else seen before: an iteration
+        if self.sampler.lag is not None and number == self.told + len(self.observed):
+            # that is repeated has the same
+            self.observed[number] = dict(results)
 
     def mark(self) -> None:
         """From here on, nobody goes back to before the present batch."""

@@ -157,7 +157,8 @@ class PythonLayer(Layer):
     user_code = True
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.require(self.context.imports, "its shapes are unknown: its module is not imported here", "python_param.module")
+        self.require(self.context.imports, "its shapes are unknown: its module is not imported here",
+                     "python_param.module")
         self.user: Any = import_class(self)()
         self.user.param_str, self.user.phase = self.param.python_param.param_str, self.phase
         if not hasattr(self.user, "blobs"):

@@ -22,15 +22,16 @@ class Sampler:
     stream = False
 
     def draw(self, number: int) -> Any:
-        """What batch `number` is made of, as the layer's reader takes it; of values that a snapshot can hold (numbers, text,
-        bytes, arrays, and lists, tuples and dicts of these) if the sampler has a state."""
+        """What batch `number` is made of, as the layer's reader takes it; of values that a snapshot can hold (numbers,
+        text, bytes, arrays, and lists, tuples and dicts of these) if the sampler has a state."""
         raise NotImplementedError
 
     def observe(self, number: int, results: Mapping[str, np.ndarray]) -> None:
         """What the net made of batch `number`: the values of the blobs that the layer observes, by name."""
 
     def state(self) -> Any:
-        """What further draws depend on, as values that a snapshot can hold; None if they depend on their numbers alone."""
+        """What further draws depend on, as values that a snapshot can hold; None if they depend on their numbers
+        alone."""
         return None
 
     def restore(self, state: Any) -> None:
@@ -52,8 +53,9 @@ class Sequential(Sampler):
 
 
 class Shuffled(Sequential):
-    """Items in an order of its own for each epoch; batches go on across epochs. order(seed, epoch) gives an array of `size`
-    items, by default a permutation of 0 to size - 1; `seed` is called for each draw, as a restored snapshot changes it."""
+    """Items in an order of its own for each epoch; batches go on across epochs. order(seed, epoch) gives an array of
+    `size` items, by default a permutation of 0 to size - 1; `seed` is called for each draw, as a restored snapshot
+    changes it."""
 
     def __init__(self, size: int, batch_size: int, seed: Callable[[], int], order: Callable[[int, int], np.ndarray],
                  skip: Callable[[], int] = lambda: 0):
@@ -82,8 +84,8 @@ def shuffles(who: str, size: int) -> Callable[[int, int], np.ndarray]:
 
 
 class Sharded(Sampler):
-    """One of `ranks` parts of another sampler's batches, for data-parallel training: its batch i is number i ranks + rank
-    there, so that all parts together read what one reader reads. Raises ValueError for one that observes."""
+    """One of `ranks` parts of another sampler's batches, for data-parallel training: its batch i is number i ranks +
+    rank there, so that all parts together read what one reader reads. Raises ValueError for one that observes."""
 
     def __init__(self, sampler: Sampler, rank: int, ranks: int):
         if not 0 <= rank < ranks:

@@ -17,8 +17,8 @@ from .decode import decode_image
 
 @dataclass(frozen=True)
 class Normalize:
-    """Makes floats of a batch of bytes that only were cropped and mirrored: out = (pixel - mean) * scale. Whoever reads the
-    batch first calls it, on the device that reads: so batches wait, and travel, as bytes."""
+    """Makes floats of a batch of bytes that only were cropped and mirrored: out = (pixel - mean) * scale. Whoever reads
+    the batch first calls it, on the device that reads: so batches wait, and travel, as bytes."""
 
     crops: np.ndarray                        # (n, 3): top, left and mirror of each image
     mean: np.ndarray
@@ -85,8 +85,8 @@ class Transformer:
         return crops
 
     def records(self, records: list[bytes], out: np.ndarray, labels: np.ndarray | None, crops: np.ndarray, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Transform all Datums of a batch that hold pixels; returns the places of (encoded, unusable) records. Of bytes, out gets
-        the crops alone, and records of floats are unusable."""
+        """Transform all Datums of a batch that hold pixels; returns the places of (encoded, unusable) records. Of
+        bytes, out gets the crops alone, and records of floats are unusable."""
         if out.dtype == np.uint8:
             return cpu.crop_records(records, out, labels, crops, height, width)  # type: ignore[no-any-return]
         return cpu.transform_records(records, out, labels, crops, height, width, self.mean, self.scale)  # type: ignore[no-any-return]
@@ -105,8 +105,8 @@ class Transformer:
         return self.augmenter.active
 
     def image(self, image: np.ndarray, out: np.ndarray, i: int, crop: np.ndarray, batch: int) -> None:
-        """Transform a decoded image (H, W, C), the i-th of a batch, into out[i]; `crop` is its row of crops(). Of bytes, out
-        gets the crop alone, which normalize() is for."""
+        """Transform a decoded image (H, W, C), the i-th of a batch, into out[i]; `crop` is its row of crops(). Of
+        bytes, out gets the crop alone, which normalize() is for."""
         row, column, mirror = crop
         if out.dtype == np.uint8:
             cpu.crop_image(image, out, i, int(row), int(column), bool(mirror))

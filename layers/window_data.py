@@ -68,7 +68,8 @@ class WindowDataLayer(BatchLayerState, Layer):
         for kind, windows, wanted in (("foreground", self.foreground, self.foregrounds), ("background", self.background, p.batch_size - self.foregrounds)):
             self.require(windows or not wanted, f"the list has no {kind} windows, and a batch needs {wanted}", "window_data_param.source", DataError)
         self.load = lru_cache(maxsize=None if p.cache_images else 16)(self._load)
-        self.prefetcher = Prefetcher(self.shard(Draws(self, p.batch_size)), self._make, self.param.data_param.prefetch, workers=2)
+        self.prefetcher = Prefetcher(self.shard(Draws(self, p.batch_size)), self._make, self.param.data_param.prefetch,
+                                     workers=2)
         top[0].reshape(p.batch_size, 3, self.crop, self.crop)
         top[1].reshape(p.batch_size)
 

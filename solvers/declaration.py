@@ -109,7 +109,8 @@ class Declaration:
 
 
 def prefix_of(param: pb.SolverParameter, file: str) -> str:
-    """What snapshots' names begin with: snapshot_prefix, or the solver's file without its ending; in a folder, its name."""
+    """What snapshots' names begin with: snapshot_prefix, or the solver's file without its ending; in a folder, its
+    name."""
     stem = Path(file).with_suffix("") if file else Path("brew")
     prefix = Path(param.snapshot_prefix) if param.snapshot_prefix else stem
     return str(prefix / stem.name) if param.snapshot_prefix and prefix.is_dir() else param.snapshot_prefix or str(stem)

@@ -76,8 +76,8 @@ class Iteration(Declaration):
 
     def _reduce(self, bucket: Bucket) -> None:
         """Hand a bucket of gradients to `reducer`, which sums them over devices, while backward goes on with the layers
-        before. It gets each bucket of the arena once an iteration, then the slots of row-sparse parameters; nothing here
-        has one."""
+        before. It gets each bucket of the arena once an iteration, then the slots of row-sparse parameters; nothing
+        here has one."""
         assert self.reducer is not None
         self.arena.bring_gradients(bucket.slots)
         self.reducer(bucket)
@@ -86,7 +86,8 @@ class Iteration(Declaration):
         p, step = self.param, self._advance()
         if step != self.current_step:
             self.current_step = step
-            log.info("%s Status: Iteration %d, step = %d", "Plateau" if p.lr_policy == "plateau" else "MultiStep", self.iter, step)
+            log.info("%s Status: Iteration %d, step = %d", "Plateau" if p.lr_policy == "plateau" else "MultiStep",
+                     self.iter, step)
         base = rate(p, self.iter, step)
         if show:
             log.info("Iteration %d, lr = %g", self.iter, base)
@@ -125,7 +126,8 @@ class Iteration(Declaration):
             scale, norm = scale / factor, norm / factor
         if norm > p.clip_gradients >= 0:
             scale *= p.clip_gradients / norm
-            log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm, p.clip_gradients, p.clip_gradients / norm)
+            log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm,
+                     p.clip_gradients, p.clip_gradients / norm)
         return scale
 
     def _update_all(self, base: float, scale: float) -> None:
@@ -143,10 +145,12 @@ class Iteration(Declaration):
         if gradient is None or gradient.is_zero:
             return
         shape, n = gradient.values.shape, gradient.values.size
-        weights, *histories = [self.arena.part(array, slot).reshape(-1, shape[1]) for array in (self.arena.data, *self.history)]
+        weights, *histories = [self.arena.part(array, slot).reshape(-1, shape[1])
+                               for array in (self.arena.data, *self.history)]
         parts = []
         for values in (weights[gradient.rows], gradient.values, *(array[gradient.rows] for array in histories)):
-            parts.append(self.net.device.empty(-(-n // 16) * 16))      # as long as a slot: loops have the same remainders
+            # as long as a slot: loops have the same remainders
+            parts.append(self.net.device.empty(-(-n // 16) * 16))
             parts[-1][:n] = values.reshape(-1)
         self.update(Rows(0, n, slot.lr_mult, slot.decay_mult, slot.blob, parts), rate, scale, decay)
         for array, changed in zip((weights, gradient.values, *histories), parts):

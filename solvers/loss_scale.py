@@ -1,5 +1,6 @@
-"""Loss scaling: gradients that are too small for 16 bits are computed from a loss times a factor, and the update divides by
-it (Micikevicius et al., Mixed Precision Training, ICLR 2018, section 3.2). `solver.loss_scale` takes one of these."""
+"""Loss scaling: gradients that are too small for 16 bits are computed from a loss times a factor, and the update
+divides by it (Micikevicius et al., Mixed Precision Training, ICLR 2018, section 3.2). `solver.loss_scale` takes one of
+these."""
 from __future__ import annotations
 
 import logging
@@ -32,6 +33,7 @@ class DynamicLossScale(LossScale):
         super().report(finite)
         if not finite:
             self.factor = max(self.factor / 2, self.least)
-            log.info("Gradients are not finite: the update is left out, and the loss scale is %g from now on", self.factor)
+            log.info("Gradients are not finite: the update is left out, and the loss scale is %g from now on",
+                     self.factor)
         elif self.good % self.interval == 0:
             self.factor *= 2

@@ -13,7 +13,8 @@ from .iteration import Iteration
 from .state import fill, parts
 
 S = TypeVar("S", bound=Iteration)
-PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at", "loss_scale")
+PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses", "plateau", "stopped", "tested_at",
+                 "loss_scale")
 
 
 def state(solver: Iteration) -> dict[str, Any]:

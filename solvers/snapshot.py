@@ -30,8 +30,8 @@ MOST_FORWARDS = 2**40                    # of a layer: no training comes so far,
 
 def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], None],
          write_average: Callable[[str], None] | None = None) -> str:
-    """Write a caffemodel and the state of its iteration, and the average of the weights if there is one; returns the path
-    of the state. Raises SnapshotError."""
+    """Write a caffemodel and the state of its iteration, and the average of the weights if there is one; returns the
+    path of the state. Raises SnapshotError."""
     stem, end = f"{prefix}_iter_{state.iter}", ".h5" if hdf5 else ""
     what = "HDF5" if hdf5 else "binary proto"
     model, path = f"{stem}.caffemodel{end}", f"{stem}.solverstate{end}"
@@ -60,7 +60,8 @@ def average_of(model: str) -> str:
 def _aside_of(state: State, hdf5: bool) -> Aside | None:
     """What takes the large arrays of a state that a protobuf message cannot hold. HDF5 holds histories of any size."""
     arrays = [*state.average, *([] if hdf5 else state.history)]
-    size = sum(array.nbytes for array in arrays) + sum(len(value.data) for layer in state.layer_states for value in _values(layer.user))
+    size = sum(array.nbytes for array in arrays) + sum(len(value.data) for layer in state.layer_states
+                                                       for value in _values(layer.user))
     return Aside() if size > aside.LARGEST else None
 
 
@@ -101,8 +102,10 @@ def _from_proto(proto: pb.SolverState, path: str) -> State:
         for value in _values(layer.user):
             if value.HasField("aside"):
                 value.data = beside.bytes(value.aside, value.aside_size)                     # type: ignore[union-attr]
-    return State(proto.iter, proto.current_step, proto.seed if proto.HasField("seed") else None, list(proto.loss_window),
-                 proto.minimum_loss, proto.iter_last_event, [array(blob) for blob in proto.history], [array(blob) for blob in proto.average],
+    return State(proto.iter, proto.current_step, proto.seed if proto.HasField("seed") else None,
+                 list(proto.loss_window),
+                 proto.minimum_loss, proto.iter_last_event, [array(blob) for blob in proto.history], [array(blob)
+                         for blob in proto.average],
                  list(proto.layer), (proto.loss_scale, proto.loss_scale_good) if proto.HasField("loss_scale") else None)
 
 

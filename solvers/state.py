@@ -42,7 +42,8 @@ def collect(solver: Iteration) -> State:
         solver.plateau.minimum if plateau else None, solver.plateau.since if plateau else 0,
         [memory.plain() for array in solver.history for memory in parts(solver, array)],
         [] if solver.average is None else [memory.plain() for memory in parts(solver, solver.average)],
-        layer_state.collect(solver.nets), None if solver.loss_scale is None else (solver.loss_scale.factor, solver.loss_scale.good))
+        layer_state.collect(solver.nets),
+        None if solver.loss_scale is None else (solver.loss_scale.factor, solver.loss_scale.good))
 
 
 def parts(solver: Iteration, array: Any) -> list[Memory]:
@@ -51,13 +52,14 @@ def parts(solver: Iteration, array: Any) -> list[Memory]:
 
 
 def prepare(solver: Iteration, state: State, model: str, path: str) -> Callable[[], None]:
-    """Check that a state, and the weights in the file `model`, fit this solver; `path` is what errors name. Returns what
-    brings the solver there, which fails only if a layer of the user does, and then changes nothing either.
+    """Check that a state, and the weights in the file `model`, fit this solver; `path` is what errors name. Returns
+    what brings the solver there, which fails only if a layer of the user does, and then changes nothing either.
 
     Raises SnapshotError or WeightsError.
     """
     at = Position(path)
-    most = max(len(solver.param.stepvalue), len(solver.param.plateau_winsize), state.iter)         # at most one in an iteration
+    # at most one in an iteration
+    most = max(len(solver.param.stepvalue), len(solver.param.plateau_winsize), state.iter)
     if state.current_step > most:
         raise SnapshotError(f"this is no solverstate, or a damaged one (it has current_step {state.current_step} at iter {state.iter})", at)
     slots = solver.arena.slots

@@ -29,7 +29,8 @@ def summary(args: argparse.Namespace) -> int:
         parameters = sum(b.count for b in layer.blobs)
         shapes = "\n".join(" x ".join(map(str, b.shape)) or "scalar" for b in top)
         own = sum(b.count for b in top if not any(b is x for x in bottom))
-        table.add_row(layer.name, layer.type, "\n".join(graph.top_names(i)), shapes, f"{parameters:,}" if parameters else "",
+        table.add_row(layer.name, layer.type, "\n".join(graph.top_names(i)), shapes,
+                      f"{parameters:,}" if parameters else "",
                       short(layer.flops(bottom, top) // 2), _bytes(4 * own) if own else "")
     for param in net.unknown:
         if param.type != "Split":

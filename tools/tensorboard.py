@@ -45,8 +45,10 @@ class TensorBoard:
             return
         for parameter in self.solver.net.learnable:
             name = f"{parameter.layer}/{parameter.index}"
-            self.writer.add_histogram(f"weights/{name}", parameter.blob.value.plain().ravel(), self.solver.iter, bins=BINS)
-            self.writer.add_histogram(f"gradients/{name}", parameter.blob.gradient.plain().ravel() / p.iter_size, self.solver.iter, bins=BINS)
+            self.writer.add_histogram(f"weights/{name}", parameter.blob.value.plain().ravel(), self.solver.iter,
+                                      bins=BINS)
+            self.writer.add_histogram(f"gradients/{name}", parameter.blob.gradient.plain().ravel() / p.iter_size,
+                                      self.solver.iter, bins=BINS)
 
     def on_display(self, solver: Solver, loss: float) -> None:
         self.writer.add_scalar("train/loss", solver.smoothed_loss, solver.iter)

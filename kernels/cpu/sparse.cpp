@@ -7,7 +7,8 @@ namespace BREW_ISA {
 static void check_padded(const Ints& index, long count) {
   const std::int32_t* at = index.data();
   for (long i = 0, n = index.size(); i < n; ++i)
-    if (at[i] < -1 || at[i] >= count) throw std::out_of_range("row " + std::to_string(at[i]) + " is not in -1.." + std::to_string(count - 1));
+    if (at[i] < -1 || at[i] >= count)
+      throw std::out_of_range("row " + std::to_string(at[i]) + " is not in -1.." + std::to_string(count - 1));
 }
 
 static long rows_of(const Array& w, long columns) {
@@ -19,12 +20,15 @@ void bind_sparse(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   // y[n] += sum over s of x[n, s] w[index[n, s]], in the order of s.
   m.def("rows_forward", [](const Array& x_, const Ints& index_, const Array& w_, Array& y_, long items, long columns) {
-    require(items >= 0 && (items == 0 ? x_.size() == 0 : x_.size() % items == 0), "rows_forward: x has a part of an item");
+    require(items >= 0 && (items ? x_.size() % items : x_.size()) == 0, "rows_forward: x has a part of an item");
     sized(x_.size(), index_);
     sized(volume({items, columns}), y_);
     check_padded(index_, rows_of(w_, columns));
     const long width = items ? x_.size() / items : 0;
-    const float *x = x_.data(), *w = w_.data(); const int* index = index_.data(); float* y = y_.mutable_data(); Release _;
+    const float *x = x_.data(), *w = w_.data();
+    const int* index = index_.data();
+    float* y = y_.mutable_data();
+    Release _;
 #pragma omp parallel for if (items * width * columns > kGrain)
     for (long n = 0; n < items; ++n)
       for (long s = 0; s < width; ++s) {
@@ -38,13 +42,17 @@ void bind_sparse(py::module_& m) {
       }
   }, nc("x"), nc("index"), nc("w"), nc("y"), py::arg("items"), py::arg("columns"));
   // dx[n, s] = dy[n] . w[index[n, s]]; 0 for padding.
-  m.def("rows_backward", [](const Array& dy_, const Ints& index_, const Array& w_, Array& dx_, long items, long columns) {
-    require(items >= 0 && (items == 0 ? dx_.size() == 0 : dx_.size() % items == 0), "rows_backward: dx has a part of an item");
+  m.def("rows_backward", [](const Array& dy_, const Ints& index_, const Array& w_, Array& dx_, long items,
+                            long columns) {
+    require(items >= 0 && (items ? dx_.size() % items : dx_.size()) == 0, "rows_backward: dx has a part of an item");
     sized(dx_.size(), index_);
     sized(volume({items, columns}), dy_);
     check_padded(index_, rows_of(w_, columns));
     const long width = items ? dx_.size() / items : 0;
-    const float *dy = dy_.data(), *w = w_.data(); const int* index = index_.data(); float* dx = dx_.mutable_data(); Release _;
+    const float *dy = dy_.data(), *w = w_.data();
+    const int* index = index_.data();
+    float* dx = dx_.mutable_data();
+    Release _;
 #pragma omp parallel for if (items * width * columns > kGrain)
     for (long i = 0; i < items * width; ++i) {
       float sum = 0;
@@ -57,15 +65,21 @@ void bind_sparse(py::module_& m) {
     }
   }, nc("dy"), nc("index"), nc("w"), nc("dx"), py::arg("items"), py::arg("columns"));
   // y[r] = sum over e in starts[r]..starts[r + 1] - 1 of scale[p] x[p / width], with p = order[e]; scale is None for 1.
-  m.def("sum_rows", [](const Array& x_, const Optional& scale_, const Ints& order_, const Ints& starts_, Array& y_, long width, long columns) {
-    require(starts_.size() > 0 && width > 0 && columns > 0 && x_.size() % columns == 0, "sum_rows: x has a part of a row, or there is no start");
+  m.def("sum_rows", [](const Array& x_, const Optional& scale_, const Ints& order_, const Ints& starts_, Array& y_,
+                       long width, long columns) {
+    require(starts_.size() > 0 && width > 0 && columns > 0 && x_.size() % columns == 0,
+            "sum_rows: x has a part of a row, or there is no start");
     const long rows = starts_.size() - 1, places = volume({x_.size() / columns, width});
     sized(volume({rows, columns}), y_);
     sized(places, scale_);
     check_indices(order_, places, "place");
     for (long r = 0; r <= rows; ++r)
-      require(starts_.data()[r] >= 0 && starts_.data()[r] <= order_.size() && (!r || starts_.data()[r - 1] <= starts_.data()[r]), "sum_rows: starts must rise");
-    const float *x = x_.data(), *scale = pointer(scale_); const int *order = order_.data(), *starts = starts_.data(); float* y = y_.mutable_data(); Release _;
+      require(starts_.data()[r] >= (r ? starts_.data()[r - 1] : 0) && starts_.data()[r] <= order_.size(),
+              "sum_rows: starts must rise");
+    const float *x = x_.data(), *scale = pointer(scale_);
+    const int *order = order_.data(), *starts = starts_.data();
+    float* y = y_.mutable_data();
+    Release _;
 #pragma omp parallel for if (rows * columns > kGrain)
     for (long r = 0; r < rows; ++r) {
       float* const to = y + r * columns;

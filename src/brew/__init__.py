@@ -66,6 +66,7 @@ def install_as_caffe() -> None:
         sys.modules[f"caffe.{name}"] = importlib.import_module(f"brew.pycaffe.{name}")
 
 
-__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "AdamWSolver", "BrewError", "Blob", "Context", "LARSSolver", "LAYERS", "Layer", "Net",
+__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "AdamWSolver", "BrewError", "Blob", "Context",
+           "LARSSolver", "LAYERS", "Layer", "Net",
            "NesterovSolver", "RMSPropSolver", "SGDSolver", "SOLVERS", "Solver", "TEST", "TRAIN", "__version__", "get_solver",
            "install_as_caffe", "layer_type_list", "layers", "set_device", "set_mode_cpu", "set_mode_gpu", "set_random_seed", "set_threads"]

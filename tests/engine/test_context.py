@@ -86,7 +86,8 @@ def test_two_devices_take_turns_in_one_thread(shim: ModuleType) -> None:
     second.step(1)
     assert first.iter == 3
     for ours, theirs in zip((first, second), expected):
-        assert [p.blob.data.tobytes() for p in ours.net.learnable] == [p.blob.data.tobytes() for p in theirs.net.learnable]
+        assert [p.blob.data.tobytes() for p in ours.net.learnable] == [p.blob.data.tobytes()
+                                                                       for p in theirs.net.learnable]
 
 
 def test_what_a_layer_makes_while_it_runs_belongs_to_its_net(shim: ModuleType) -> None:

@@ -124,7 +124,8 @@ def net_after(net: Any, runs: int) -> list[Any]:
 def solver_after(solver: Any, steps: int) -> tuple[Any, ...]:
     solver.step(steps)
     return (solver.iter, solver.losses, solver.current_step, [b.data.tobytes() for net in solver.nets for blobs in net.params.values() for b in blobs],
-            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in layer_state.collect(solver.nets)])
+            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString()
+                    for s in layer_state.collect(solver.nets)])
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -176,7 +176,8 @@ RAGGED = """
 
 
 def ragged_solver(kind: str) -> brew.Solver:
-    return brew.get_solver(pb.SolverParameter(net_param=parse(RAGGED % kind, pb.NetParameter()), base_lr=0.1, momentum=0.9,
+    return brew.get_solver(pb.SolverParameter(net_param=parse(RAGGED % kind, pb.NetParameter()), base_lr=0.1,
+                                              momentum=0.9,
                                               lr_policy="fixed", random_seed=1))
 
 
@@ -190,7 +191,8 @@ def test_a_thousand_batches_of_changing_width_need_one_plan() -> None:
         solver.step(100)
         most = max(most, sum(store.nbytes for store in stores) + context.pool.nbytes)
     assert solver.iter == 1001 and solver.net.run.plans == plans == 2         # one forward, one backward
-    widest = 4 * 64 * 199 * (2 + 8 * 14)                                      # index as int and float; seven blobs and gradients
+    # index as int and float; seven blobs and gradients
+    widest = 4 * 64 * 199 * (2 + 8 * 14)
     assert most <= 1.25 * widest
 
 

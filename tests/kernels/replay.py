@@ -25,10 +25,13 @@ from brew.proto import parse, pb
 from brew.tools.gradient_check import one_layer_net
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes", "version"}      # take no arrays
+# take no arrays
+SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes",
+            "version"}
 ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
-ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows"}                           # a row less may still be an image, or shorter rows
+# a row less may still be an image, or shorter rows
+ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows"}
 OFTEN = 4                                                                              # calls of each binding with arguments of these kinds
 failures: list[str] = []
 called: Counter[str] = Counter()

@@ -148,7 +148,8 @@ def test_calls_with_views_held_do_what_they_do_without(call: str, tmp_path: Path
 def test_every_public_call_of_nets_and_solvers_stands_in_the_table() -> None:
     """A new method that changes values must be added there, or here with the reason why it changes none."""
     other = {"add_callback", "after_forward", "after_backward", "before_forward", "before_backward",        # "hooks"
-             "check_finite", "output_values", "param_name", "save_hdf5", "to_proto", "update", "parts", "state",      # read only
+             # read only
+             "check_finite", "output_values", "param_name", "save_hdf5", "to_proto", "update", "parts", "state",
              "forget_shapes", "run_forward", "run_backward", "settle", "settled", "gather_parameters", "clear_gradients", "scale_losses", "obey", "tell",    # inside of other calls
              "declared", "make_net",                                                                        # make new ones
              "share_with", "set_input_arrays"}                                                              # documented: arrays are to be taken anew; the data are read by forward

@@ -29,13 +29,15 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def solver(more: str = "average_decay: 0.5") -> brew.Solver:
-    param = parse(f'base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 1 snapshot_prefix: "s" {more}', pb.SolverParameter())
+    param = parse(f'base_lr: 0.1 momentum: 0.9 lr_policy: "fixed" random_seed: 1 snapshot_prefix: "s" {more}',
+                  pb.SolverParameter())
     parse(NET, param.net_param)
     return brew.get_solver(param)
 
 
 def outcome(s: brew.Solver) -> list[bytes]:
-    return [*(p.blob.data.tobytes() for p in s.net.learnable), *(np.asarray(h).tobytes() for h in s.history), np.asarray(s.average).tobytes()]
+    return [*(p.blob.data.tobytes() for p in s.net.learnable), *(np.asarray(h).tobytes() for h in s.history),
+            np.asarray(s.average).tobytes()]
 
 
 @pytest.mark.parametrize("end, files", [("", ["caffemodel", "average.caffemodel", "solverstate"]),
@@ -47,7 +49,8 @@ def test_resume_bit_for_bit(end: str, files: list[str], tmp_path: Path) -> None:
     path = half.snapshot()
     beside = sorted(p.name for p in tmp_path.glob("*.data"))
     assert beside == sorted(f"s_iter_2{'_' if f.startswith('average') else '.'}{f}.data" for f in files)
-    assert (tmp_path / f"{path}.data").stat().st_size == 4 * 1200 * (1 if end else 2) and (end or Path(path).stat().st_size < 2000)
+    assert (tmp_path / f"{path}.data").stat().st_size == 4 * 1200 * (1 if end else 2) and (end
+            or Path(path).stat().st_size < 2000)
     again.restore(path)
     again.step(3)
     assert outcome(again) == outcome(whole) and snapshot.newest("s") == path
@@ -89,7 +92,8 @@ def test_large_values_of_layers_go_there_too() -> None:
     layer = pb.LayerState(net=-1, layer="l")
     encode(value, layer.user, "state")
     Path("m.caffemodel").write_bytes(b"weights")
-    path = snapshot.save(State(3, seed=1, layer_states=[layer]), "p", False, lambda name: Path(name).write_bytes(b"weights"))
+    path = snapshot.save(State(3, seed=1, layer_states=[layer]), "p", False,
+                         lambda name: Path(name).write_bytes(b"weights"))
     assert Path(path).stat().st_size < 1000 and Path(f"{path}.data").stat().st_size == 5600 + 2000
     assert not state_file.read(path)[0].layer[0].user.item[1].data
     found = decode(snapshot.load(path)[0].layer_states[0].user)

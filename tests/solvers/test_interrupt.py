@@ -110,7 +110,8 @@ def make(kind: str = "images", extra: str = "", tests: bool = True) -> Any:
 def state(solver: Any) -> tuple[Any, ...]:
     """All that later iterations depend on."""
     return (solver.iter, solver.losses, solver.current_step, [b.data.tobytes() for net in solver.nets for blobs in net.params.values() for b in blobs],
-            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString() for s in layer_state.collect(solver.nets)])
+            [h.tobytes() for h in solver.history], solver.average.tobytes(), [s.SerializeToString()
+                    for s in layer_state.collect(solver.nets)])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""An iteration in its parts: gradients added up, handed out in buckets, checked and scaled; and the state as a value."""
+"""An iteration in its parts: gradients added up, handed out in buckets, checked and scaled; and the state as a
+value."""
 from __future__ import annotations
 
 import copy
@@ -66,7 +67,8 @@ def test_gradients_of_small_batches_add_up_to_those_of_a_large_one() -> None:
 
 
 @pytest.mark.parametrize("keep, debug", [(False, False), (True, False), (True, True)])
-def test_buckets_come_when_their_gradients_are_complete(keep: bool, debug: bool, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+def test_buckets_come_when_their_gradients_are_complete(keep: bool, debug: bool, monkeypatch: pytest.MonkeyPatch,
+                                                        device: str) -> None:
     monkeypatch.setattr(arenas, "BUCKET", 100)
     s = solver()
     buckets = s.arena.buckets
@@ -74,7 +76,8 @@ def test_buckets_come_when_their_gradients_are_complete(keep: bool, debug: bool,
     assert [b.last for b in buckets] == sorted((b.last for b in buckets), reverse=True)
     owner = {slot.start: p.layer for p, slot in zip(s.net.learnable, s.arena.slots)}
     shared = next(b for b in buckets if any(owner[slot.start] == "b" and slot.size >= 400 for slot in b.slots))
-    assert s.net.graph.names[shared.last] == "b"               # c comes before it in backward, and adds to the same weights
+    # c comes before it in backward, and adds to the same weights
+    assert s.net.graph.names[shared.last] == "b"
     feed(s, *data(8))
     ran: list[int] = []
     seen: list[tuple[Bucket, bytes, int]] = []
@@ -136,7 +139,8 @@ def test_gradients_that_are_not_finite_are_left_out(caplog: pytest.LogCaptureFix
     before = weights(s)
     with caplog.at_level(logging.INFO):
         s.step(1)
-    assert s.iter == 1 and all(np.array_equal(a, b) for a, b in zip(before, weights(s))) and not np.asarray(s.history[0]).any()
+    assert s.iter == 1 and all(np.array_equal(a, b) for a, b in zip(before, weights(s)))
+    assert not np.asarray(s.history[0]).any()
     assert s.loss_scale.factor == 2.0**125 and "the update is left out, and the loss scale is" in caplog.text
     s.loss_scale.factor = 1.0
     feed(s, *data(8))
@@ -206,7 +210,8 @@ def test_snapshots_know_no_solver() -> None:
     for hdf5 in (False, True):
         path = snapshot.save(state, "p", hdf5, write)
         found, model = snapshot.load(path)
-        assert model == f"p_iter_5.caffemodel{'.h5' if hdf5 else ''}" and np.array_equal(found.history[0], state.history[0])
+        assert model == f"p_iter_5.caffemodel{'.h5' if hdf5 else ''}"
+        assert np.array_equal(found.history[0], state.history[0])
         assert (found.iter, found.current_step, found.seed, found.losses) == (5, 1, 7, [0.5, 0.25])
 
 

@@ -17,7 +17,8 @@ from brew.engine.memory import ByColumns
 from brew.engine.store import INT32
 from brew.proto import parse, pb
 
-SOLVERS = {"SGD": "momentum: 0.9", "Nesterov": "momentum: 0.9", "AdaGrad": "", "RMSProp": "rms_decay: 0.9", "RMSProp with momentum":
+SOLVERS = {"SGD": "momentum: 0.9", "Nesterov": "momentum: 0.9", "AdaGrad": "", "RMSProp": "rms_decay: 0.9",
+           "RMSProp with momentum":
            "rms_decay: 0.9 momentum: 0.5", "AdaDelta": "momentum: 0.9 delta: 1e-6", "Adam": "momentum: 0.9", "AdamW": "momentum: 0.9",
            "LARS": "momentum: 0.9 trust_coefficient: 0.01"}
 EMBED = """
@@ -64,9 +65,12 @@ def test_with_every_row_touched_it_is_the_dense_step(net: str, kind: str, more: 
             feed(s, step)
             s.step(1)
     assert pair[0].arena.sparse and not pair[1].arena.sparse
-    exact = not more.startswith(("clip", "iter_size")) and kind != "LARS"       # sums of the same numbers in another order
+    # sums of the same numbers in another order
+    exact = not more.startswith(("clip", "iter_size")) and kind != "LARS"
     for ours, theirs in zip(*map(weights, pair)):
-        assert np.array_equal(ours, theirs) if exact and net is EMBED else np.allclose(ours, theirs, rtol=2e-6, atol=2e-6)
+        if exact and net is EMBED:
+            assert np.array_equal(ours, theirs)
+        assert np.allclose(ours, theirs, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", SOLVERS)
@@ -205,7 +209,8 @@ def test_copies_take_the_gradient_along() -> None:
     s.step(1)
     for other in (copy.deepcopy(s), pickle.loads(pickle.dumps(s))):
         mine, theirs = (x.net.params["embed"][0].sparse for x in (s, other))
-        assert theirs is not mine and np.array_equal(mine.rows, theirs.rows) and np.array_equal(mine.values, theirs.values)
+        assert theirs is not mine
+        assert np.array_equal(mine.rows, theirs.rows) and np.array_equal(mine.values, theirs.values)
         assert np.array_equal(other.net.params["embed"][0].diff, s.net.params["embed"][0].diff)
     one = copy.deepcopy(s.net.params["embed"][0])
     assert np.array_equal(one.diff, s.net.params["embed"][0].diff)
@@ -309,7 +314,8 @@ def test_a_pair_is_an_inner_product_with_the_whole_rows(transpose: str, device: 
 
 
 def test_weights_of_a_pair_are_a_live_view_with_strides_and_go_between_types(tmp_path: Path) -> None:
-    pair, whole = (brew.Net(parse(text % "", pb.NetParameter()), brew.TRAIN, seed=k) for k, text in enumerate((PAIR, WHOLE)))
+    pair, whole = (brew.Net(parse(text % "", pb.NetParameter()), brew.TRAIN, seed=k) for k,
+                   text in enumerate((PAIR, WHOLE)))
     w = pair.params["ip"][0]
     assert isinstance(w.value, ByColumns) and w.data.shape == (3, 11) and w.data.strides == (4, 12)
     w.data[1, 7] = 42
@@ -327,7 +333,8 @@ def test_weights_of_a_pair_are_a_live_view_with_strides_and_go_between_types(tmp
 
 
 def test_a_dense_net_may_share_the_weights_of_a_pair(device: str) -> None:
-    s = brew.get_solver(pb.SolverParameter(net_param=parse(PAIR % "", pb.NetParameter()), base_lr=0.1, lr_policy="fixed"))
+    s = brew.get_solver(pb.SolverParameter(net_param=parse(PAIR % "", pb.NetParameter()), base_lr=0.1,
+                                           lr_policy="fixed"))
     whole = brew.Net(parse(WHOLE % "", pb.NetParameter()), brew.TEST)
     s.share_weights(whole)
     values, index, x = batch(1)
