@@ -105,7 +105,6 @@ class Layer:
     needs_sign = False                   # of those values, backward needs only which are positive
     keeps_sign = False                   # in place, it changes no value that has a gradient from positive to not, or back
     writes_all = True                    # every run writes all of its results; False: those of a run before may remain
-    loss_scale = 1.0                     # what the gradients of its losses are multiplied by, as loss_scale.py wants
     runs_backward = True                 # whether the net will call backward(), as far as it has planned
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
@@ -253,15 +252,13 @@ class Layer:
         self.loss_weights = given or [1.0 if self.is_loss and i == 0 else 0.0 for i in range(len(top))]
         for blob, weight in zip(top, self.loss_weights):
             if weight:
-                blob.gradient.write()[...] = np.float32(weight * self.loss_scale)
+                blob.gradient.write()[...] = np.float32(weight)
         self.weighted = [blob.shape for blob in top]
 
     def loss(self, top: list[Blob]) -> float:
         """The weighted sum of the tops that have a loss weight."""
         if [blob.shape for blob in top] != self.weighted:        # a batch with more items, or after one without any
             self.set_loss_weights(top)
-        if self.loss_scale != 1:                                 # the gradients are not the weights
-            return sum(float((blob.value.read() * np.float32(w)).sum()) for blob, w in zip(top, self.loss_weights) if w)
         return sum(float((blob.value.read() * blob.gradient.read()).sum()) for blob, w in zip(top, self.loss_weights) if w)
 
     def to_proto(self, with_diff: bool = False, half: bool = False, values: bool = True) -> pb.LayerParameter:

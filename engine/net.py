@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from threading import get_ident
@@ -125,13 +126,21 @@ class Net:
         buckets = self.arena.buckets if on_bucket is not None and self.arena is not None else ()
         self.run.backward(start, end, debug, keep, buckets, on_bucket)
 
-    @exclusive
-    def scale_losses(self, factor: float) -> None:
-        """Multiply by this the gradients that losses send back; the losses themselves stay."""
-        for layer, top in zip(self.nodes, self.tops):
-            if any(layer.loss_weights) and layer.loss_scale != factor:
-                layer.loss_scale = factor
-                layer.set_loss_weights(top)
+    @contextmanager
+    def scaled_losses(self, factor: float) -> Iterator[None]:
+        """Around a backward pass: the gradients that losses send back are multiplied by this. Afterwards the losses' own
+        gradients, which are their weights, are as they were."""
+        with using([self]):
+            weights = [blob.gradient for layer, top in zip(self.nodes, self.tops)
+                       for blob, weight in zip(top, layer.loss_weights) if weight]
+            kept = [gradient.read().copy() for gradient in weights]
+            for gradient, values in zip(weights, kept):
+                gradient.write()[...] = values * np.float32(factor)
+            try:
+                yield
+            finally:
+                for gradient, values in zip(weights, kept):
+                    gradient.write()[...] = values
 
     @property
     def has_hooks(self) -> bool:

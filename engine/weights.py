@@ -143,6 +143,11 @@ def save(net: pb.NetParameter, path: str | Path, graph: Graph) -> None:
     write_whole(path, net.SerializeToString())
 
 
+def has_aside(path: str) -> bool:
+    """Whether large arrays of this caffemodel lie in a file beside it."""
+    return not is_hdf5(path) and Path(aside.path_of(path)).exists() and read_weights(path).HasField("aside_sha256")
+
+
 def save_hdf5(graph: Graph, path: str, with_diff: bool = False) -> None:
     """Owners of shared parameters are written, sharers are not (as in Caffe)."""
     def fill(file: Any) -> None:

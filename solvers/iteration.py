@@ -45,7 +45,7 @@ class Iteration(Declaration):
     poll: Callable[[], str]                  # "", "snapshot" or "stop": what a signal asked for
     reducer: Callable[[Bucket | Slot], None] | None
     loss_scale: LossScale | None
-    scaled: float                            # by what the losses of the net are scaled now
+    scaled: float                            # by what the losses of the present gradients were multiplied
 
     @property
     def smoothed_loss(self) -> float:
@@ -55,17 +55,17 @@ class Iteration(Declaration):
     def _accumulate(self, debug: bool) -> float:
         """The gradients of iter_size batches, added up, and the mean of their losses."""
         net, p, loss = self.net, self.param, 0.0
-        if self.loss_scale is not None or self.scaled != 1:
-            self.scaled = 1.0 if self.loss_scale is None else self.loss_scale.factor
-            net.scale_losses(self.scaled)
+        self.scaled = 1.0
         if self.arena.sparse and self._may_grant(debug):
             return self._accumulate_granted()
         for i in range(p.iter_size):
             loss += net.run.forward(0, None, debug, net.keep_blobs)
-            if self.reducer is None or i < p.iter_size - 1:
-                net.run.backward(None, 0, debug, net.keep_blobs)
+            if self.loss_scale is not None:
+                self.scaled = self.loss_scale.factor
+                with net.scaled_losses(self.scaled):
+                    self._backward(i, debug)
             else:
-                net.run_backward(debug=debug, keep=net.keep_blobs, on_bucket=self._reduce)
+                self._backward(i, debug)
         if self.reducer is not None:
             for slot in self.arena.sparse:
                 self.reducer(slot)
@@ -73,6 +73,13 @@ class Iteration(Declaration):
         if not isfinite(loss):
             net.check_finite(loss)
         return loss
+
+    def _backward(self, batch: int, debug: bool) -> None:
+        """The backward pass of this one of an iteration's batches; in that of the last, gradients are complete."""
+        if self.reducer is None or batch < self.param.iter_size - 1:
+            self.net.run.backward(None, 0, debug, self.net.keep_blobs)
+        else:
+            self.net.run_backward(debug=debug, keep=self.net.keep_blobs, on_bucket=self._reduce)
 
     def _reduce(self, bucket: Bucket) -> None:
         """Hand a bucket of gradients to `reducer`, which sums them over devices, while backward goes on with the layers
@@ -97,7 +104,8 @@ class Iteration(Declaration):
         scale = self._check_and_clip(diff)
         if scale is not None:
             self._update_all(base, scale)
-        if p.average_decay:
+        self.scaled = 1.0
+        if p.average_decay and scale is not None:
             self.kernels.linear(data, 1 - p.average_decay, self.average, p.average_decay)
         if debug:
             self._report()
@@ -111,19 +119,22 @@ class Iteration(Declaration):
     def _check_and_clip(self, diff: Any) -> float | None:
         """What the update multiplies gradients by; None: they are not finite, and the update is left out."""
         p, scale = self.param, 1.0 / self.param.iter_size
+        if self.scaled != 1:
+            scale /= self.scaled
         if self.loss_scale is None and p.clip_gradients < 0:
             return scale
         squares = self.kernels.sum_squares(diff)
         for slot in self.arena.sparse:
             gradient = slot.blob.sparse
             squares += self.kernels.sum_squares(gradient.values) if gradient and not gradient.is_zero else 0.0
-        norm = sqrt(squares) if squares >= 0 else squares
+        norm = sqrt(squares) / self.scaled if squares >= 0 else squares
         if self.loss_scale is not None:
-            factor, finite = self.loss_scale.factor, isfinite(norm)
+            finite = isfinite(norm)
             self.loss_scale.report(finite)
             if not finite:
+                log.info("Gradients are not finite: the update is left out; the loss scale is %g from now on",
+                         self.loss_scale.factor)
                 return None
-            scale, norm = scale / factor, norm / factor
         if norm > p.clip_gradients >= 0:
             scale *= p.clip_gradients / norm
             log.info("Gradient clipping: scaling down gradients (L2 norm %g > %g) by scale factor %g", norm,

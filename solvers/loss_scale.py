@@ -3,17 +3,17 @@ divides by it (Micikevicius et al., Mixed Precision Training, ICLR 2018, section
 these."""
 from __future__ import annotations
 
-import logging
+from math import isfinite
 
-log = logging.getLogger("brew")
+from ..engine.errors import SolverError
 
 
 class LossScale:
     """A constant factor. An update whose gradients are not finite is left out, and the iteration counts."""
 
     def __init__(self, factor: float):
-        if not factor > 0:
-            raise ValueError(f"a loss scale must be more than 0, found {factor:g}")
+        if not (factor > 0 and isfinite(factor)):
+            raise SolverError(f"a loss scale must be a number above 0, found {factor:g}")
         self.factor = float(factor)
         self.good = 0                        # updates since the last one that was left out
 
@@ -33,7 +33,5 @@ class DynamicLossScale(LossScale):
         super().report(finite)
         if not finite:
             self.factor = max(self.factor / 2, self.least)
-            log.info("Gradients are not finite: the update is left out, and the loss scale is %g from now on",
-                     self.factor)
         elif self.good % self.interval == 0:
             self.factor *= 2

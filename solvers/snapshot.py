@@ -40,6 +40,8 @@ def save(state: State, prefix: str, hdf5: bool, write_weights: Callable[[str], N
     log.info("Snapshotting to %s file %s", what, model)
     write_weights(model)
     proto.learned_net, proto.learned_net_sha256 = model, hash_of(model)
+    if weights.has_aside(model):
+        proto.learned_net_aside_sha256 = hash_of(aside.path_of(model))
     if write_average is not None:
         average = average_of(model)
         log.info("Snapshotting the average of the weights to %s", average)
@@ -135,6 +137,8 @@ def _read(path: str) -> tuple[pb.SolverState, bool]:
             (state.current_step < 0, f"current_step {state.current_step}"),
             (state.iter_last_event < 0, f"iter_last_event {state.iter_last_event}"),
             (not isfinite(state.minimum_loss), f"minimum_loss {state.minimum_loss}"),
+            (state.HasField("loss_scale") and not (isfinite(state.loss_scale) and state.loss_scale > 0),
+             f"loss_scale {state.loss_scale}"),
             (not all(map(isfinite, state.loss_window)), f"loss_window {list(state.loss_window)}"),
             (any(x.net < -1 or x.count > MOST_FORWARDS or not isinstance(x.layer, str) for x in state.layer),
              "a layer state with an impossible net number, count or name"),
@@ -152,6 +156,8 @@ def _model_of(state: pb.SolverState, path: str) -> str:
         raise SnapshotError(f"its caffemodel is missing: looked for {places[0]} and {places[1]}", Position(path))
     for model in found:
         if not state.learned_net_sha256 or hash_of(model) == state.learned_net_sha256:
+            if state.learned_net_aside_sha256:
+                Beside(model, state.learned_net_aside_sha256)
             return model
     raise SnapshotError(f"{found[0]} is not the caffemodel that this state was written with", Position(path))
 

@@ -80,7 +80,7 @@ NET: dict[str, Callable[[Any], object]] = {
     "share_with": lambda n: n.share_with(brew.Net("deploy.prototxt")), "clear_param_diffs": lambda n: n.clear_param_diffs(),
     "clear_gradients": lambda n: n.clear_gradients(), "settled": lambda n: n.settled().__enter__(),
     "gather_parameters": lambda n: n.gather_parameters(), "output_values": lambda n: n.output_values(), "check_finite": lambda n: n.check_finite(np.nan),
-    "scale_losses": lambda n: n.scale_losses(2),
+    "scaled_losses": lambda n: n.scaled_losses(2).__enter__(),
 }
 PYCAFFE = NET | {
     "forward_all": lambda n: n.forward_all(x=np.zeros((9, 16, 14, 14))), "forward_backward_all": lambda n: n.forward_backward_all(x=np.zeros((9, 16, 14, 14)), y=np.zeros((9, 4))),

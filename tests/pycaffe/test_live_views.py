@@ -150,7 +150,7 @@ def test_every_public_call_of_nets_and_solvers_stands_in_the_table() -> None:
     other = {"add_callback", "after_forward", "after_backward", "before_forward", "before_backward",        # "hooks"
              # read only
              "check_finite", "output_values", "param_name", "save_hdf5", "to_proto", "update", "parts", "state",
-             "forget_shapes", "run_forward", "run_backward", "settle", "settled", "gather_parameters", "clear_gradients", "scale_losses", "obey", "tell",    # inside of other calls
+             "forget_shapes", "run_forward", "run_backward", "settle", "settled", "gather_parameters", "clear_gradients", "scaled_losses", "obey", "tell",    # inside of other calls
              "declared", "make_net",                                                                        # make new ones
              "share_with", "set_input_arrays"}                                                              # documented: arrays are to be taken anew; the data are read by forward
     names = {n for cls in (caffe.Net, caffe.SGDSolver) for n in dir(cls) if not n.startswith("_") and callable(getattr(cls, n)) and not isinstance(getattr(cls, n), type)}

@@ -87,6 +87,18 @@ def test_a_damaged_second_file_changes_nothing_and_is_named(damage: str, caplog:
     assert "passing over a snapshot" in caplog.text and beside.name in caplog.text
 
 
+def test_a_caffemodel_without_its_second_file_is_passed_over() -> None:
+    s = solver()
+    s.step(1)
+    first = s.snapshot()
+    s.step(1)
+    path, other = s.snapshot(), solver()
+    Path("s_iter_2.caffemodel.data").unlink()
+    assert snapshot.newest("s") == first
+    with pytest.raises(SnapshotError, match="s_iter_2.caffemodel.data"):
+        other.restore(path)
+
+
 def test_large_values_of_layers_go_there_too() -> None:
     value = {"table": np.arange(700, dtype=np.int64), "text": "x" * 2000, "few": [1, 2]}
     layer = pb.LayerState(net=-1, layer="l")

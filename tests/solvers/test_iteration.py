@@ -14,7 +14,7 @@ from brew.engine import arena as arenas
 from brew.engine.arena import Bucket
 from brew.engine.errors import SnapshotError, SolverError
 from brew.proto import parse, pb
-from brew.solvers import snapshot
+from brew.solvers import snapshot, state_file
 from brew.solvers.loss_scale import DynamicLossScale, LossScale
 from brew.solvers.state import State, prepare
 
@@ -141,7 +141,7 @@ def test_gradients_that_are_not_finite_are_left_out(caplog: pytest.LogCaptureFix
         s.step(1)
     assert s.iter == 1 and all(np.array_equal(a, b) for a, b in zip(before, weights(s)))
     assert not np.asarray(s.history[0]).any()
-    assert s.loss_scale.factor == 2.0**125 and "the update is left out, and the loss scale is" in caplog.text
+    assert s.loss_scale.factor == 2.0**125 and "the update is left out; the loss scale is" in caplog.text
     s.loss_scale.factor = 1.0
     feed(s, *data(8))
     s.step(3)
@@ -160,8 +160,59 @@ def test_a_snapshot_and_a_copy_keep_the_scale() -> None:
     assert (other.loss_scale.factor, other.loss_scale.good) == (8, 2) and plain.loss_scale is None
     twin = copy.deepcopy(s)
     assert twin.loss_scale is not s.loss_scale and twin.loss_scale.good == 2
-    with pytest.raises(ValueError, match="must be more than 0, found 0"):
-        LossScale(0)
+    for factor in (0, -2, np.inf, np.nan):
+        with pytest.raises(SolverError, match=f"a loss scale must be a number above 0, found {factor:g}"):
+            LossScale(factor)
+
+
+@pytest.mark.parametrize("factor", [0, -2, np.nan, np.inf])
+def test_a_damaged_scale_is_not_taken(factor: float) -> None:
+    s = solver(more='snapshot_prefix: "s"')
+    s.loss_scale = LossScale(8)
+    path = s.snapshot()
+    proto, _ = state_file.read(path)
+    proto.loss_scale = factor
+    state_file.write(path, proto)
+    with pytest.raises(SnapshotError, match=f"it has loss_scale {float(factor)}"):
+        s.restore(path)
+    assert s.loss_scale.factor == 8
+
+
+def test_losses_are_as_they_were_outside_of_the_backward_pass() -> None:
+    """What a program writes to a loss's gradient counts, and its own passes are not scaled."""
+    scaled, plain = solver(), solver()
+    scaled.loss_scale = LossScale(4096)
+    for s in (scaled, plain):
+        feed(s, *data(8))
+        s.net.blobs["loss"].diff[...] = 0.7
+        s.step(1)
+        assert float(s.net.blobs["loss"].diff) == np.float32(0.7)
+        s.net.clear_param_diffs()
+        s.net.forward()
+        s.net.backward()
+        s.apply_update()
+    assert [w.tobytes() for w in weights(scaled)] == [w.tobytes() for w in weights(plain)]
+
+
+def test_a_scale_that_is_taken_away_within_an_iteration_is_divided_out() -> None:
+    scaled, plain = solver(), solver()
+    scaled.loss_scale = LossScale(64)
+    scaled.add_callback(lambda: None, lambda: setattr(scaled, "loss_scale", None))
+    for s in (scaled, plain):
+        feed(s, *data(8))
+        s.step(2)
+    assert [w.tobytes() for w in weights(scaled)] == [w.tobytes() for w in weights(plain)]
+
+
+def test_an_update_that_is_left_out_moves_no_average() -> None:
+    s = solver(more="average_decay: 0.5")
+    feed(s, *data(8))
+    s.step(2)
+    before = np.asarray(s.average).copy()
+    s.loss_scale = LossScale(2.0**126)
+    feed(s, 1e3 * data(8)[0], data(8)[1])
+    s.step(1)
+    assert np.array_equal(before, np.asarray(s.average))
 
 
 def test_a_state_is_a_value() -> None:
