@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Prefetcher:
     @property
     def keeps_state(self) -> bool:
         """Whether draws depend on more than their numbers."""
-        return self.sampler.lag is not None or self.sampler.state() is not None
+        return self.sampler.lag is not None or self.sampler.stream or self.sampler.state() is not None
 
     def next(self) -> Any:
         if self.generation != fork.generation:
@@ -70,7 +71,8 @@ class Prefetcher:
         oldest = self.given - UNDOABLE if self.marked is None else self.marked
         for number in [number for number in self.drawn if number < oldest]:
             del self.drawn[number]
-        self._ask(self.given)
+        with suppress(Exception):                # of a draw ahead: the next next() draws again, and this batch is not lost
+            self._ask(self.given)
         return batch
 
     def _ask(self, first: int) -> None:
@@ -112,10 +114,11 @@ class Prefetcher:
         self.marked = self.given
 
     def _work(self, batch: int, draw: Any) -> Any:
+        place = self.sampler.place(batch)
         if not self.delays_fork:
-            return self.make(batch, draw)
+            return self.make(place, draw)
         with fork.undisturbed():
-            return self.make(batch, draw)
+            return self.make(place, draw)
 
     def seek(self, batch: int) -> None:
         """Go on with this batch number. Raises DataError for one that a sampler with a state cannot go to."""

@@ -26,6 +26,10 @@ class Sampler:
         text, bytes, arrays, and lists, tuples and dicts of these) if the sampler has a state."""
         raise NotImplementedError
 
+    def place(self, number: int) -> int:
+        """The batch's number among those of all ranks: what random crops and mirrors are drawn by."""
+        return number
+
     def observe(self, number: int, results: Mapping[str, np.ndarray]) -> None:
         """What the net made of batch `number`: the values of the blobs that the layer observes, by name."""
 
@@ -95,4 +99,7 @@ class Sharded(Sampler):
         self.sampler, self.rank, self.ranks = sampler, rank, ranks
 
     def draw(self, number: int) -> Any:
-        return self.sampler.draw(number * self.ranks + self.rank)
+        return self.sampler.draw(self.place(number))
+
+    def place(self, number: int) -> int:
+        return number * self.ranks + self.rank

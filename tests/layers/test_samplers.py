@@ -79,6 +79,33 @@ def test_ranks_of_a_context_read_parts(database: str, shuffle: str) -> None:
         assert parts[i % 2].forward()["y"].tolist() == whole.forward()["y"].tolist()
 
 
+def test_ranks_mirror_as_one_reader_does(database: str) -> None:
+    def net() -> brew.Net:
+        return brew.Net(parse("""layer { name: "d" type: "Data" top: "x" top: "y" transform_param { mirror: true }
+                                 data_param { source: "db" batch_size: 3 } }""", pb.NetParameter()), brew.TRAIN, seed=5)
+    whole, parts = net(), []
+    for rank in range(2):
+        with brew.Context(rank=rank, ranks=2):
+            parts.append(net())
+    for i in range(20):
+        assert parts[i % 2].forward()["x"].tolist() == whole.forward()["x"].tolist()
+
+
+def test_a_draw_that_fails_loses_no_batch() -> None:
+    class Failing(Sequential):
+        """Cannot draw batch 2 the first time."""
+
+        failures = [2]
+
+        def draw(self, number: int) -> np.ndarray:
+            if number in self.failures:
+                self.failures.remove(number)
+                raise DataError("the index is gone")
+            return super().draw(number)
+    prefetcher = Prefetcher(Failing(9, 1), lambda number, draw: number, 2)
+    assert [prefetcher.next() for _ in range(4)] == [0, 1, 2, 3]
+
+
 def test_batches_of_a_shuffled_database_are_those_of_its_stream(database: str) -> None:
     net, order = data_net(shuffle="shuffle: true"), np.concatenate([permutation(5, "d/shuffle", e, 23)
                                                                     for e in range(3)])
