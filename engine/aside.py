@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..proto import brew_pb2 as pb
+from ..proto import from_array, shape_of, to_array
 from .errors import Position, SnapshotError
-from .files import write_whole
+from .files import hash_of, write_whole
 
 LARGEST = 2**30              # bytes of arrays that a file holds itself
 LARGE = 2**20                # bytes of an array that goes aside, if any do
@@ -34,6 +36,14 @@ class Aside:
         self.size += self.parts[-1].nbytes
         return begin
 
+    def add_blob(self, array: np.ndarray, proto: pb.BlobProto) -> None:
+        """Fill a BlobProto with an array, or if that is large, with the place where it lies."""
+        if array.nbytes < LARGE:
+            from_array(array, proto)
+        else:
+            proto.aside = self.add(array)
+            proto.shape.dim[:] = array.shape
+
     def write(self, path: str | Path) -> str:
         """Write all parts beside the file `path`; returns their SHA-256. Raises SnapshotError."""
         found = hashlib.sha256()
@@ -51,23 +61,31 @@ class Beside:
     """The arrays beside a file. Raises SnapshotError if they are missing, or not those that it was written with."""
 
     def __init__(self, path: str | Path, sha256: str):
-        self.path, found = path_of(path), hashlib.sha256()
+        self.path = path_of(path)
         try:
-            with open(self.path, "rb") as file:
-                while piece := file.read(1 << 20):
-                    found.update(piece)
+            found = hash_of(self.path)
         except OSError as e:
             raise SnapshotError(f"cannot read the arrays that belong to {path}: {e.strerror}",
                                 Position(self.path)) from None
-        if found.hexdigest() != sha256:
+        if found != sha256:
             raise SnapshotError(f"this file is damaged, or does not belong to {path}", Position(self.path))
-
-    def array(self, begin: int, shape: tuple[int, ...]) -> np.ndarray:
-        """float32 values that begin there. Raises ValueError if there are not so many."""
-        return np.fromfile(self.path, "<f4", prod(shape), offset=begin).reshape(shape)
 
     def bytes(self, begin: int, size: int) -> bytes:
         """Bytes that begin there."""
         with open(self.path, "rb") as file:
             file.seek(begin)
             return file.read(size)
+
+
+def values_of(blob: pb.BlobProto, beside: Beside | None) -> np.ndarray:
+    """The values of a BlobProto, which may lie in the file `beside`. Raises WeightsError or ValueError if their number does
+    not fit."""
+    if beside is None or not blob.HasField("aside"):
+        return to_array(blob)
+    shape = shape_of(blob)
+    return np.fromfile(beside.path, "<f4", prod(shape), offset=blob.aside).reshape(shape)
+
+
+def beside_of(proto: pb.NetParameter | pb.SolverState, path: str) -> Beside | None:
+    """The file beside the one at `path` from which this message was read, if there is one. Raises SnapshotError."""
+    return Beside(path, proto.aside_sha256) if proto.HasField("aside_sha256") else None

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import tempfile
@@ -74,6 +75,16 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def hash_of(path: str | Path, start: int = 0) -> str:
+    """The SHA-256 of a file from this byte on, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(start)
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def h5_bytes(fill: Callable[[Any], object], userblock: int = 0) -> memoryview:

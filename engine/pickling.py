@@ -10,26 +10,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
-
 from .errors import fail
 from .graph import Graph
-from .memory import Memory
 
 FORGETS = ("its position in its data is unknown\n  define snapshot_state() and restore_state(state); "
            "see docs/layers/python.md")
-
-
-def plain(memory: Memory) -> np.ndarray | None:
-    """The values in plain order, a copy; None: all zero."""
-    return None if memory.store.is_zero else memory.plain().copy()
-
-
-def fill(memory: Memory, values: np.ndarray | None) -> None:
-    if values is None:
-        memory.clear()
-    else:
-        memory.assign(values)
 
 
 def state(graph: Graph) -> dict[str, Any]:
@@ -40,8 +25,8 @@ def state(graph: Graph) -> dict[str, Any]:
         if reason:
             fail(layer.param, f"a net with this layer cannot be pickled or copied: {reason}")
     return {
-        "parameters": [[(plain(b.value), b.gradient.state()) for b in layer.blobs] for layer in graph.nodes],
-        "given": [[(b.shape, plain(b.value)) for b in tops] if _is_given(layer, bottoms) else []
+        "parameters": [[(b.value.state(), b.gradient.state()) for b in layer.blobs] for layer in graph.nodes],
+        "given": [[(b.shape, b.value.state()) for b in tops] if _is_given(layer, bottoms) else []
                   for layer, bottoms, tops in zip(graph.nodes, graph.bottoms, graph.tops)],
         "layers": [_layer_state(layer) for layer in graph.nodes]}
 
@@ -58,7 +43,7 @@ def _is_given(layer: Any, bottoms: Any) -> bool:
 
 def _layer_state(layer: Any) -> dict[str, Any]:
     keeper = layer.keeper()
-    return {"count": getattr(layer, layer.counter) if layer.counter else 0, "carried": [plain(m) for m in layer.carried],
+    return {"count": getattr(layer, layer.counter) if layer.counter else 0, "carried": [m.state() for m in layer.carried],
             "attributes": {name: getattr(layer, name) for name in layer.given},
             "user": None if keeper is None else keeper.snapshot_state()}
 
@@ -71,10 +56,10 @@ def set_values(graph: Graph, state: dict[str, Any], reshape: Callable[[], None])
     reshape()
     for tops, given in zip(graph.tops, state["given"]):
         for blob, (_, values) in zip(tops, given):
-            fill(blob.value, values)
+            blob.value.set_state(values)
     for layer, parameters, kept in zip(graph.nodes, state["parameters"], state["layers"]):
         for blob, (values, gradient) in zip(layer.blobs, parameters):
-            fill(blob.value, values)
+            blob.value.set_state(values)
             blob.gradient.set_state(gradient)
         for name, value in kept["attributes"].items():
             setattr(layer, name, value)
@@ -83,7 +68,7 @@ def set_values(graph: Graph, state: dict[str, Any], reshape: Callable[[], None])
         if layer.counter:
             setattr(layer, layer.counter, kept["count"])
         for memory, values in zip(layer.carried, kept["carried"]):
-            fill(memory, values)
+            memory.set_state(values)
 
 
 def apart(state: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:

@@ -124,11 +124,6 @@ class Store:
 
     # ------------------------------------------------------------------------------------------------------- copies
 
-    def _allocate(self, key: Any) -> Any:
-        if key not in self.copies:
-            self.copies[key] = self._new(key)
-        return self.copies[key]
-
     def _new(self, key: Any) -> Any:
         if key.__class__ is Copy:
             dtype = key.dtype or FLOAT32
@@ -203,13 +198,14 @@ class Store:
 
     def write(self, key: Any) -> Any:
         """The copy `key` for overwriting whole; the others are out of date from now on."""
-        array = self.copies[key] if key in self.copies else self._allocate(key)
+        if key not in self.copies:
+            self.copies[key] = self._new(key)
         if self.home is not key or len(self.newest) != 1 or key not in self.newest:
             self.newest = {key}
             self.home = key
         self.version += 1
         self.lost = None
-        return array
+        return self.copies[key]
 
     def update(self, key: Any) -> Any:
         """The copy `key` brought up to date, to be changed; the others are out of date from now on."""

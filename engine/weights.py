@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..proto import brew_pb2 as pb
-from ..proto import read_weights, shape_of, to_array
+from ..proto import read_weights, shape_of
 from . import aside
-from .aside import Aside, Beside
+from .aside import Aside, beside_of, values_of
 from .errors import Position, WeightsError
 from .files import h5_array, h5_bytes, h5_members, write_whole
 from .graph import Graph
@@ -68,8 +68,8 @@ def match(graph: Graph, path: str) -> Plan:
     if not any(row[0] == "copied" for row in table):
         raise WeightsError(f"no layer of this file has weights for this net\n  layers of the file: {' '.join(stored) or 'none'}"
                            f"\n  layers of the net: {' '.join(params)}", Position(path))
-    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs)) for name,
-              blobs in params.items() if name not in stored]
+    table += [("new", name, ", ".join(_sizes(blob.shape) for blob in blobs))
+              for name, blobs in params.items() if name not in stored]
     width = max(len(name) for _, name, _ in table)
     log.info("Weights from %s:%s", path, "".join(f"\n    {fate:8} {name:{width}}  {shapes}" for fate, name, shapes in table))
     return plan
@@ -100,13 +100,10 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 def _read_binary(path: str) -> dict[str, dict[int, tuple[np.ndarray, tuple[int, ...]]]]:
     stored, net = {}, read_weights(path)
-    beside = Beside(path, net.aside_sha256) if net.HasField("aside_sha256") else None
-
-    def array(blob: pb.BlobProto) -> np.ndarray:
-        return beside.array(blob.aside, shape_of(blob)) if beside is not None and blob.HasField("aside") else to_array(blob)
+    beside = beside_of(net, path)
     for layer in net.layer:
         try:
-            stored[layer.name] = {k: (array(b), shape_of(b)) for k, b in enumerate(layer.blobs)}
+            stored[layer.name] = {k: (values_of(b, beside), shape_of(b)) for k, b in enumerate(layer.blobs)}
         except WeightsError as e:
             raise WeightsError(f'layer "{layer.name}": {e}', Position(path)) from None
     return stored
@@ -134,10 +131,7 @@ def save(net: pb.NetParameter, path: str | Path, graph: Graph) -> None:
     beside = Aside()
     for layer, node in zip(net.layer, graph.nodes):
         for blob in node.blobs:
-            if 4 * blob.count < aside.LARGE:
-                layer.blobs.append(blob.save())
-            else:
-                layer.blobs.add(aside=beside.add(blob.value.plain())).shape.dim[:] = blob.shape
+            beside.add_blob(blob.value.plain(), layer.blobs.add())
     net.aside_sha256 = beside.write(path)
     log.info("the large arrays of %s are in %s: Caffe reads HDF5 of this size only", path, aside.path_of(path))
     write_whole(path, net.SerializeToString())

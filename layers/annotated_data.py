@@ -61,7 +61,7 @@ class AnnotatedDataLayer(DataLayer):
         rows: list[np.ndarray] = []
         images: np.ndarray | None = None
         crops = np.zeros((self.batch_size, 3), np.int32)
-        for i, (key, record) in enumerate(zip(*self.database.read(places, walk=not self.shuffle))):
+        for i, (key, record) in enumerate(zip(*self.database.read(places, self.walk))):
             try:
                 groups = self._annotated(record).annotation_group
             except ValueError as e:

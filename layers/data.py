@@ -45,8 +45,9 @@ class DataLayer(BatchLayerState, Layer):
         record, encoded = self.database.first()
         channels, height, width = self._measure(*record)
         self.transformer.check(channels, height, width)
-        sampler = self.sampler()
-        self.prefetcher = Prefetcher(self.shard(sampler), self._make, p.prefetch,
+        sampler = self.shard(self.sampler())
+        self.walk = type(sampler) is Sequential          # a batch begins where the one before it ended
+        self.prefetcher = Prefetcher(sampler, self._make, p.prefetch,
                                      workers=2 if encoded or self.transformer.augments else 1)
         top[0].reshape(self.batch_size, channels, *self.transformer.size(height, width))
         if len(top) > 1:
@@ -111,18 +112,19 @@ class DataLayer(BatchLayerState, Layer):
 
     def _make(self, batch: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, Normalize | None]:
         """The records at these places: (images, labels, what makes floats of the images if they are bytes)."""
-        n, (keys, records) = self.batch_size, self.database.read(places, walk=not self.shuffle)
+        n, (keys, records) = self.batch_size, self.database.read(places, self.walk)
         channels, height, width = self._measure(keys[0], records[0])
         self.check(keys[0], channels, height, width)
         crops = self.transformer.crops(n, height, width, batch)
         shape = n, channels, *self.transformer.size(height, width)
-        images, labels = np.empty(shape, np.float32 if self.transformer.augments else np.uint8), np.empty(n, np.float32)
+        floats = self.transformer.augments or cpu.parse_datum(self.datum(records[0]))[7]
+        images, labels = np.empty(shape, np.float32 if floats else np.uint8), np.empty(n, np.float32)
         if self.transformer.augments:
             rest = list(range(n))
             labels[...] = [self._label(key, record) for key, record in zip(keys, records)]
         else:
             rest, unusable = self.transformer.records(records, images, labels, crops, height, width)
-            if unusable:                         # or some hold floats
+            if unusable and not floats:          # or some hold floats
                 images = np.empty(shape, np.float32)
                 rest, unusable = self.transformer.records(records, images, labels, crops, height, width)
             for i in unusable:

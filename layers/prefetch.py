@@ -33,6 +33,8 @@ class Prefetcher:
                  delays_fork: bool = True):
         self.sampler, self.make = sampler, make
         self.depth, self.workers, self.delays_fork = max(depth, 1), workers, delays_fork
+        # whether draws depend on more than their numbers
+        self.keeps_state = sampler.lag is not None or sampler.stream or sampler.state() is not None
         self.pool: ThreadPoolExecutor | None = None
         self.generation = fork.generation        # of the process that the threads belong to
         self.waiting: dict[int, Future[Any]] = {}          # by the batch's number
@@ -43,11 +45,6 @@ class Prefetcher:
         self.marked: int | None = None           # nobody goes back to before this batch
         self.observed: dict[int, dict[str, np.ndarray]] = {}         # what the sampler was not told yet
         self.told = 0                            # batches whose observations it was told
-
-    @property
-    def keeps_state(self) -> bool:
-        """Whether draws depend on more than their numbers."""
-        return self.sampler.lag is not None or self.sampler.stream or self.sampler.state() is not None
 
     def next(self) -> Any:
         if self.generation != fork.generation:

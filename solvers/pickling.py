@@ -20,7 +20,7 @@ PLAIN_MEMBERS = ("file", "seed", "prefix", "l1", "iter", "current_step", "losses
 def state(solver: Iteration) -> dict[str, Any]:
     """What a copy of the solver needs."""
     def values(array: Any) -> list[Any]:
-        return [pickling.plain(memory) for memory in parts(solver, array)]
+        return [memory.state() for memory in parts(solver, array)]
     solver.net.context.activate()
     return {
         "param": solver.param.SerializeToString(), "members": {name: getattr(solver, name) for name in PLAIN_MEMBERS},

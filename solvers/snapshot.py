@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from pathlib import Path
 
-import numpy as np
-
 from ..engine import aside, weights
-from ..engine.aside import Aside, Beside
+from ..engine.aside import Aside, Beside, beside_of, values_of
 from ..engine.errors import BrewError, Position, SnapshotError
+from ..engine.files import hash_of
 from ..proto import brew_pb2 as pb
-from ..proto import from_array, shape_of, to_array
+from ..proto import from_array
 from . import state_file
 from .state import State
-from .state_file import hash_of, reading
+from .state_file import reading
 
 log = logging.getLogger("brew")
 MOST_FORWARDS = 2**40                    # of a layer: no training comes so far, and times a batch size it fits into 64 bits
@@ -82,10 +81,10 @@ def _to_proto(state: State, beside: Aside | None, hdf5: bool) -> pb.SolverState:
         proto.loss_scale, proto.loss_scale_good = state.loss_scale
     for arrays, blobs in ((state.history, proto.history), (state.average, proto.average)):
         for array in arrays:
-            if beside is None or array.nbytes < aside.LARGE or hdf5 and arrays is state.history:
+            if beside is None or hdf5 and arrays is state.history:
                 from_array(array, blobs.add())
             else:
-                blobs.add(aside=beside.add(array)).shape.dim[:] = array.shape
+                beside.add_blob(array, blobs.add())
     proto.layer.extend(state.layer_states)
     for layer in proto.layer if beside is not None else ():
         for value in _values(layer.user):
@@ -96,18 +95,14 @@ def _to_proto(state: State, beside: Aside | None, hdf5: bool) -> pb.SolverState:
 
 
 def _from_proto(proto: pb.SolverState, path: str) -> State:
-    beside = Beside(path, proto.aside_sha256) if proto.HasField("aside_sha256") else None
-
-    def array(blob: pb.BlobProto) -> np.ndarray:
-        return beside.array(blob.aside, shape_of(blob)) if beside is not None and blob.HasField("aside") else to_array(blob)
+    beside = beside_of(proto, path)
     for layer in proto.layer if beside is not None else ():
         for value in _values(layer.user):
             if value.HasField("aside"):
                 value.data = beside.bytes(value.aside, value.aside_size)                     # type: ignore[union-attr]
+    history, average = ([values_of(blob, beside) for blob in blobs] for blobs in (proto.history, proto.average))
     return State(proto.iter, proto.current_step, proto.seed if proto.HasField("seed") else None,
-                 list(proto.loss_window),
-                 proto.minimum_loss, proto.iter_last_event, [array(blob) for blob in proto.history], [array(blob)
-                         for blob in proto.average],
+                 list(proto.loss_window), proto.minimum_loss, proto.iter_last_event, history, average,
                  list(proto.layer), (proto.loss_scale, proto.loss_scale_good) if proto.HasField("loss_scale") else None)
 
 
@@ -180,8 +175,7 @@ def newest(prefix: str) -> str | None:
             state, _ = _read(str(path))
             with reading(str(path)):
                 model = _model_of(state, str(path))
-                if state.HasField("aside_sha256"):
-                    Beside(path, state.aside_sha256)
+                beside_of(state, str(path))
             if not state.learned_net_sha256:                   # Caffe's: only reading it tells
                 weights.read(model)
             return str(path)

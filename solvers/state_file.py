@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import Position, SnapshotError
-from ..engine.files import h5_array, h5_bytes, write_whole
+from ..engine.files import h5_array, h5_bytes, hash_of, write_whole
 from ..proto import brew_pb2 as pb
 from ..proto import from_array, to_array
 
@@ -25,16 +25,6 @@ END = len(TAG) + 32
 BLOCK = 512                                                    # the smallest user block
 TEXT = b"brew solverstate. SHA-256 of what follows these 512 bytes: "
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-
-def hash_of(path: str | Path, start: int = 0) -> str:
-    """The SHA-256 of a file from this byte on, in hexadecimal digits."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        file.seek(start)
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
 
 
 @contextmanager

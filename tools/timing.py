@@ -127,8 +127,8 @@ def _copies(net: Net, i: int, run: Callable[[int, int], object]) -> list[str]:
              for part in ("value", "gradient")]
     before = [store.current for _, store in parts]
     run(i, i)
-    return [f"{name} to {_layout_name(layout)}" for (name, store),
-            had in zip(parts, before) if had and had < store.current for layout in store.current - had]
+    return [f"{name} to {_layout_name(layout)}" for (name, store), had in zip(parts, before)
+            if had and had < store.current for layout in store.current - had]
 
 
 def _layout_name(layout: Any) -> str:

@@ -11,20 +11,22 @@ static void check_padded(const Ints& index, long count) {
       throw std::out_of_range("row " + std::to_string(at[i]) + " is not in -1.." + std::to_string(count - 1));
 }
 
-static long rows_of(const Array& w, long columns) {
+// The width of a pair: values (items, width) and the numbers of rows of w (rows, columns), which meet y (items, columns).
+// Throws unless all of them fit.
+static long pair_width(const Array& values, const Ints& index, const Array& w, const Array& y, long items, long columns) {
+  require(items >= 0 && (items ? values.size() % items : values.size()) == 0, "the values have a part of an item");
   require(columns > 0 && w.size() % columns == 0, "the matrix has a part of a row");
-  return w.size() / columns;
+  sized(values.size(), index);
+  sized(volume({items, columns}), y);
+  check_padded(index, w.size() / columns);
+  return items ? values.size() / items : 0;
 }
 
 void bind_sparse(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   // y[n] += sum over s of x[n, s] w[index[n, s]], in the order of s.
   m.def("rows_forward", [](const Array& x_, const Ints& index_, const Array& w_, Array& y_, long items, long columns) {
-    require(items >= 0 && (items ? x_.size() % items : x_.size()) == 0, "rows_forward: x has a part of an item");
-    sized(x_.size(), index_);
-    sized(volume({items, columns}), y_);
-    check_padded(index_, rows_of(w_, columns));
-    const long width = items ? x_.size() / items : 0;
+    const long width = pair_width(x_, index_, w_, y_, items, columns);
     const float *x = x_.data(), *w = w_.data();
     const int* index = index_.data();
     float* y = y_.mutable_data();
@@ -44,11 +46,7 @@ void bind_sparse(py::module_& m) {
   // dx[n, s] = dy[n] . w[index[n, s]]; 0 for padding.
   m.def("rows_backward", [](const Array& dy_, const Ints& index_, const Array& w_, Array& dx_, long items,
                             long columns) {
-    require(items >= 0 && (items ? dx_.size() % items : dx_.size()) == 0, "rows_backward: dx has a part of an item");
-    sized(dx_.size(), index_);
-    sized(volume({items, columns}), dy_);
-    check_padded(index_, rows_of(w_, columns));
-    const long width = items ? dx_.size() / items : 0;
+    const long width = pair_width(dx_, index_, w_, dy_, items, columns);
     const float *dy = dy_.data(), *w = w_.data();
     const int* index = index_.data();
     float* dx = dx_.mutable_data();

@@ -113,6 +113,32 @@ void transform(const Transform& t, long height, long width, long top, long left,
     }
 }
 
+// Goes through the records of a batch: place(i, datum, floats, crop) writes image i, or returns false if it cannot be one.
+// `floats` are the record's float_data. Returns (indices of encoded records, indices of unusable ones).
+template <class F>
+py::tuple each_record(const std::vector<py::bytes>& records, Optional& labels_, const Ints& crops_, const Transform& t, long height, long width, F place) {
+  const long n = (long)records.size();
+  sized(3 * n, crops_);
+  sized(n, labels_);
+  for (long i = 0; i < n; ++i) check_crop(t, crops_.data()[3 * i], crops_.data()[3 * i + 1], height, width);
+  std::vector<std::pair<const char*, Py_ssize_t>> raw;
+  for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
+  float* labels = mutable_pointer(labels_);
+  const int* crop = crops_.data();
+  std::vector<long> encoded, bad;
+  { Release _;
+    std::vector<float> floats;
+    for (size_t i = 0; i < raw.size(); ++i, crop += 3) {
+      Datum d; floats.clear();
+      if (!parse(raw[i].first, raw[i].second, d, &floats)) { bad.push_back(i); continue; }
+      if (labels) labels[i] = (float)d.label;
+      const bool fits = d.channels == t.channels && d.height == height && d.width == width;
+      if (d.encoded) encoded.push_back(i);
+      else if (!fits || !place((long)i, d, floats, crop)) bad.push_back(i);
+    } }
+  return py::make_tuple(encoded, bad);
+}
+
 void bind_transform(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
   // (channels, height, width, label, encoded, offset and length of data, number of floats); ValueError if no Datum
@@ -127,59 +153,30 @@ void bind_transform(py::module_& m) {
   // `crops` is (batch, 3): top, left, mirror.
   m.def("transform_records", [](const std::vector<py::bytes>& records, Array& out_, Optional& labels_, const Ints& crops_,
                                 long height, long width, const Array& mean_, float scale) {
-    const long n = (long)records.size();
     require(out_.ndim() == 4, "out needs the shape (n, channels, height, width)");
-    const Transform t = transform_into(out_, n, out_.shape(1), height, width, mean_, scale);
-    sized(3 * n, crops_);
-    sized(n, labels_);
-    for (long i = 0; i < n; ++i) check_crop(t, crops_.data()[3 * i], crops_.data()[3 * i + 1], height, width);
-    std::vector<std::pair<const char*, Py_ssize_t>> raw;
-    for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
-    float *out = out_.mutable_data(), *labels = mutable_pointer(labels_);
-    const int* crop = crops_.data();
-    std::vector<long> encoded, bad;
-    { Release _;
-      std::vector<float> floats;
-      const long plane = height * width, size = t.channels * t.out_h * t.out_w;
-      for (size_t i = 0; i < raw.size(); ++i, crop += 3) {
-        Datum d; floats.clear();
-        if (!parse(raw[i].first, raw[i].second, d, &floats)) { bad.push_back(i); continue; }
-        if (labels) labels[i] = (float)d.label;
-        if (d.encoded) { encoded.push_back(i); continue; }
-        const bool fits = d.channels == t.channels && d.height == height && d.width == width;
-        if (fits && d.has(d.bytes))
-          transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return (float)d.data[c * plane + h * width + w]; });
-        else if (fits && d.has(d.floats))
-          transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return floats[c * plane + h * width + w]; });
-        else bad.push_back(i);
-      } }
-    return py::make_tuple(encoded, bad);
+    const Transform t = transform_into(out_, (long)records.size(), out_.shape(1), height, width, mean_, scale);
+    float* out = out_.mutable_data();
+    const long plane = height * width, size = t.channels * t.out_h * t.out_w;
+    return each_record(records, labels_, crops_, t, height, width, [=](long i, const Datum& d, const std::vector<float>& floats, const int* crop) {
+      if (d.has(d.bytes))
+        transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return (float)d.data[c * plane + h * width + w]; });
+      else if (d.has(d.floats))
+        transform(t, height, width, crop[0], crop[1], crop[2], out + i * size, [&](long c, long h, long w) { return floats[c * plane + h * width + w]; });
+      else return false;
+      return true;
+    });
   }, py::arg("records"), nc("out"), nc("labels"), nc("crops"), py::arg("height"), py::arg("width"), nc("mean"), py::arg("scale"));
   // As transform_records, with crop and mirror alone; records with other values than bytes count as unusable.
   m.def("crop_records", [](const std::vector<py::bytes>& records, Bytes& out_, Optional& labels_, const Ints& crops_, long height, long width) {
-    const long n = (long)records.size();
     require(out_.ndim() == 4, "out needs the shape (n, channels, height, width)");
-    const Transform t = transform_into(out_, n, out_.shape(1), height, width, Array(0), 1);
-    sized(3 * n, crops_);
-    sized(n, labels_);
-    for (long i = 0; i < n; ++i) check_crop(t, crops_.data()[3 * i], crops_.data()[3 * i + 1], height, width);
-    std::vector<std::pair<const char*, Py_ssize_t>> raw;
-    for (const py::bytes& r : records) { char* p; Py_ssize_t n; PyBytes_AsStringAndSize(r.ptr(), &p, &n); raw.push_back({p, n}); }
-    unsigned char* out = out_.mutable_data(); float* labels = mutable_pointer(labels_);
-    const int* at = crops_.data();
-    std::vector<long> encoded, bad;
-    { Release _;
-      const long plane = height * width, size = t.channels * t.out_h * t.out_w;
-      for (size_t i = 0; i < raw.size(); ++i, at += 3) {
-        Datum d;
-        if (!parse(raw[i].first, raw[i].second, d, nullptr)) { bad.push_back(i); continue; }
-        if (labels) labels[i] = (float)d.label;
-        if (d.encoded) encoded.push_back(i);
-        else if (d.channels == t.channels && d.height == height && d.width == width && d.has(d.bytes))
-          crop(t, at[0], at[1], at[2], out + i * size, [&](long c, long h, long w) { return d.data[c * plane + h * width + w]; });
-        else bad.push_back(i);
-      } }
-    return py::make_tuple(encoded, bad);
+    const Transform t = transform_into(out_, (long)records.size(), out_.shape(1), height, width, Array(0), 1);
+    unsigned char* out = out_.mutable_data();
+    const long plane = height * width, size = t.channels * t.out_h * t.out_w;
+    return each_record(records, labels_, crops_, t, height, width, [=](long i, const Datum& d, const std::vector<float>&, const int* at) {
+      if (!d.has(d.bytes)) return false;
+      crop(t, at[0], at[1], at[2], out + i * size, [&](long c, long h, long w) { return d.data[c * plane + h * width + w]; });
+      return true;
+    });
   }, py::arg("records"), nc("out"), nc("labels"), nc("crops"), py::arg("height"), py::arg("width"));
   // One decoded image, (H, W, C) bytes, into out[index], with crop and mirror alone.
   m.def("crop_image", [](const Bytes& image_, Bytes& out_, long index, long top, long left, bool mirror) {
