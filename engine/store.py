@@ -302,7 +302,7 @@ class Store:
 
 
 def _with_size(array: Any, size: int, room: int) -> Any:
-    """The first `size` values of an array; where its buffer has not so many, in a new one with room for `room`."""
+    """The first `size` values of an array; if its buffer is smaller, in a new buffer of `room` values."""
     if array.size >= size:
         return array[:size]
     base = array.base

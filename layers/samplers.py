@@ -57,7 +57,7 @@ class Sequential(Sampler):
 
 
 class Shuffled(Sequential):
-    """Items in an order of its own for each epoch; batches go on across epochs. order(seed, epoch) gives an array of
+    """Items in a new order in each epoch; batches go on across epochs. order(seed, epoch) gives an array of
     `size` items, by default a permutation of 0 to size - 1; `seed` is called for each draw, as a restored snapshot
     changes it."""
 

@@ -115,7 +115,7 @@ def test_resize_keeps_the_store_and_the_values_that_fit(held: bool) -> None:
         kept = min(len(before), 4 * width)
         assert (blob.value.plain().ravel()[:kept] == before[:kept]).all()
     assert view is None or view.shape == (4, 6)
-    blob.reshape(5, 5)                                             # another axis: a memory of its own
+    blob.reshape(5, 5)                                             # another axis: a new memory
     assert blob.value is not memory
 
 

@@ -119,7 +119,7 @@ def test_batches_of_a_shuffled_database_are_those_of_its_stream(database: str) -
 # observes
 
 class ByLoss(Sampler):
-    """Draws items in proportion to their last loss, from a generator of its own."""
+    """Draws items in proportion to their last loss."""
 
     def __init__(self, size: int, lag: int | None):
         self.lag, self.losses, self.draws, self.seen = lag, np.ones(size), 0, -1
