@@ -45,6 +45,7 @@ from . import parameter as parameter
 from . import permute as permute
 from . import pooling as pooling
 from . import power as power
+from . import precision_at_k as precision_at_k
 from . import prelu as prelu
 from . import prior_box as prior_box
 from . import python as python
@@ -52,6 +53,7 @@ from . import reduction as reduction
 from . import reshape as reshape
 from . import rnn as rnn
 from . import roi_pooling as roi_pooling
+from . import sampled_losses as sampled_losses
 from . import scale as scale
 from . import seg_accuracy as seg_accuracy
 from . import separable_convolution as separable_convolution

@@ -21,6 +21,7 @@ class LossLayer(Layer):
 
     compared, results = 2, 1
     is_loss, in_place = True, False
+    takes_lists = False                  # whether loss_param.label_lists is for it
 
     def __init_subclass__(cls) -> None:
         if "bottoms" not in cls.__dict__:
@@ -37,6 +38,8 @@ class LossLayer(Layer):
 
     def set_items(self, bottom: list[Blob], top: list[Blob], shape: tuple[int, ...]) -> None:
         """Shape the loss and, if it is asked for, the top with each item's loss; `shape` is that of the items."""
+        self.require(self.takes_lists or not self.param.loss_param.label_lists,
+                     "label_lists is for SoftmaxWithLoss and SigmoidCrossEntropyLoss", "loss_param.label_lists")
         self.count = prod(shape)
         top[0].reshape()
         if len(top) > self.results:

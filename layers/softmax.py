@@ -7,7 +7,8 @@ from ..engine.blob import Blob
 from ..engine.errors import DataError, fail
 from ..engine.layer import Layer, between, channels_view, register
 from ..engine.memory import Memory
-from .loss import LossLayer, class_weights, normalizer
+from .active_set import ActiveSetLossLayer
+from .loss import class_weights, normalizer
 
 
 @register("Softmax")
@@ -39,7 +40,7 @@ class SoftmaxLayer(Layer):
 
 
 @register("SoftmaxWithLoss", "SoftmaxWithLossOHEM")
-class SoftmaxWithLossLayer(LossLayer):
+class SoftmaxWithLossLayer(ActiveSetLossLayer):
     """The cross entropy of the bottom's softmax with labels: minus the mean logarithm of the label's probability.
 
         layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }
@@ -55,10 +56,14 @@ class SoftmaxWithLossLayer(LossLayer):
     loss_param.class_weighting  a weight for each class, by which the losses of its labels are multiplied.
     loss_param.label_smoothing  e: the label's share is 1 - e, and e is spread evenly over all classes (Szegedy et al. 2016).
 
+    loss_param.label_lists      labels are (N, L), each item's, padded by -1, for scores (N, C). Each of an item's n labels has the
+                                target 1/n, one that comes again in its list counts once; an item without labels has the loss 0,
+                                no gradient, and does not count for VALID. Excludes ignore_label, class_weighting, label_smoothing.
+
     R-FCN's SoftmaxWithLossOHEM is this layer with all three tops.
     """
 
-    results = 2
+    results, kernel = 2, "active_softmax_forward"
     tops = between(1, 3)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
@@ -66,6 +71,12 @@ class SoftmaxWithLossLayer(LossLayer):
         axis = self.axis(self.param.softmax_param.axis, len(shape), "softmax_param.axis")
         self.view = channels_view(shape, axis, axis + 1)
         outer, classes, inner = self.view
+        if p.label_lists:
+            self.require((outer, inner) == (shape[0], 1), f"label_lists is for scores (N, C), found {shape} with the class axis {axis}", "loss_param.label_lists")
+            self.reshape_sets(bottom, top, False)
+            if len(top) > 1:
+                top[1].reshape(*shape)
+            return
         alike = bottom[1].count == bottom[0].count if bottom[0].count else bottom[1].shape == shape
         self.soft = classes > 1 and alike
         self.require(self.soft or bottom[1].count == outer * inner, f"the scores {shape} have {outer * inner} positions; there are {bottom[1].count} labels, shape {bottom[1].shape}", "bottom[1]")
@@ -83,10 +94,13 @@ class SoftmaxWithLossLayer(LossLayer):
         return *self.view, p.HasField("ignore_label"), p.ignore_label, p.label_smoothing
 
     def weights(self, bottom: list[Blob]) -> Any:
-        own, by_class = super().weights(bottom), None if self.soft else class_weights(self, bottom[1].value.read(), self.view[1])
+        own, one_label = super().weights(bottom), not (self.param.loss_param.label_lists or self.soft)
+        by_class = class_weights(self, bottom[1].value.read(), self.view[1]) if one_label else None
         return own if by_class is None else by_class if own is None else own * by_class
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self.param.loss_param.label_lists:
+            return self.forward_lists(bottom, top)
         x, xp = bottom[0].value.read(), self.device.xp
         probabilities = self.probabilities.write()
         self.k.softmax_forward(x, probabilities, *self.view)
@@ -100,6 +114,14 @@ class SoftmaxWithLossLayer(LossLayer):
             self.refuse_label(bad, targets)
         self.finish(bottom, top, each, normalizer(self.param.loss_param, self.view, counted))
 
+    def forward_lists(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """The probabilities of a top are divided by their sums here; otherwise backward does both in one pass."""
+        p = top[1].value.write() if len(top) > 1 else None
+        self.forward_sets(bottom, top, False, p)
+        if p is not None:
+            p.reshape(self.count, -1 if p.size else 0)[...] *= self.scale[:, None]
+            self.scale[...] = 1
+
     def refuse_label(self, bad: int, targets: Any) -> None:
         """Raise DataError if a kernel found a label that is no class at position `bad`; -1: none."""
         if bad >= 0:                         # the text reads a label, which on a GPU would wait for it every time
@@ -111,6 +133,8 @@ class SoftmaxWithLossLayer(LossLayer):
         self.refuse(propagate_down)
         if not propagate_down[0]:
             return
+        if self.param.loss_param.label_lists:
+            return self.backward_sets(bottom, top)
         probabilities = (top[1].value if len(top) > 1 else self.probabilities).read()
         targets, dx = bottom[1].value.read(), bottom[0].gradient.write()
         if not self.soft:

@@ -10,7 +10,9 @@ from .coordinates import crop_shifts
 
 LEARN = {"BN", "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed", "InnerProduct", "LSTM", "Normalize", "PReLU",
          "Parameter", "RNN", "Scale", "SeparableConvolution"}
-RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEvaluate", "DetectionOutput", "SegAccuracy", "Softmax"}      # their tops are there to be looked at
+# their tops are there to be looked at
+RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEvaluate", "DetectionOutput", "PrecisionAtK",
+           "SegAccuracy", "Softmax"}
 
 
 def mistakes(net: pb.NetParameter, phase: int) -> list[str]:

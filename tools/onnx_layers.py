@@ -16,7 +16,8 @@ from .onnx_graph import Graph
 Names = list[str]
 Blobs = list[Blob]
 FORMS: dict[str, Callable[[Graph, Any, Names, Blobs, Blobs], str | Names]] = {}
-LEFT_OUT = {"Accuracy", "DetectionEvaluate", "HDF5Output", "SegAccuracy", "Silence"}      # and all losses: they are for training
+# and all losses: they are for training
+LEFT_OUT = {"Accuracy", "DetectionEvaluate", "HDF5Output", "PrecisionAtK", "SegAccuracy", "Silence"}
 
 
 def form(*types: str) -> Callable[[Any], Any]:

@@ -2,6 +2,7 @@
 #include "cpu.h"
 
 namespace BREW_ISA {
+void bind_active_set(py::module_&);
 void bind_batch_norm(py::module_&);
 void bind_boxes(py::module_&);
 void bind_convolution(py::module_&);
@@ -25,6 +26,7 @@ void bind_winograd(py::module_&);
 
 PYBIND11_MODULE(BREW_MODULE, m) {
   using namespace BREW_ISA;
+  bind_active_set(m);
   bind_batch_norm(m);
   bind_boxes(m);
   bind_convolution(m);

@@ -94,6 +94,9 @@ MORE = [
       for o in ("", "conf_loss_type: LOGISTIC", "mining_type: NONE loc_loss_type: L2")),
     *(Case('type: "MultinomialLogisticLoss" top: "y" top: "z"', rows(*shapes), {0: 0.2, 1: 1})
       for shapes in (((5,), ()), ((5,), (), ()))),
+    *(Case(f'type: "PrecisionAtK" top: "y" top: "z" precision_param {{ k: 1 k: 3 metric: {m} }}', rows(*shapes),
+           dict.fromkeys(range(1, len(shapes)), 1))
+      for m in ("PRECISION", "NDCG", "RECALL") for shapes in (((5,), (2,)), ((5,), (5,), (2,)))),
     Case('type: "Pooling" top: "y" top: "m" pooling_param { kernel_size: 2 }', rows(IMAGE)),
     Case('type: "Pooling" top: "y" pooling_param { pool: STOCHASTIC kernel_size: 2 }', rows(IMAGE)),
     Case('type: "PriorBox" top: "y" prior_box_param { min_size: 4 }', rows(IMAGE, (3, 20, 20))),

@@ -91,6 +91,13 @@ CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
     ('type: "SoftmaxWithLoss" top: "y"', [(3, 5, 2), (3, 2), (3,)], (1, 2)),
     ('type: "SoftmaxWithLoss" top: "y"', [(3, 5, 2), (3, 5, 2)], (1,)),
     ('type: "SoftmaxWithLoss" top: "y" loss_param { normalization: NONE }', [(3, 5), (3, 5), (3,)], (1, 2)),
+    # losses with lists of labels, over all outputs and over active sets
+    *((f'type: "{t}" top: "y" loss_param {{ label_lists: true {o} }}', [(4, 6), (4, 3), (4,)][:n], (1, 2)[:n - 1])
+      for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss") for n, o in ((2, ""), (3, ""), (2, "normalization: VALID"),
+                                                                           (2, "normalization: NONE"))),
+    *((f'type: "Sampled{t}" top: "y" loss_param {{ {o} }}', [(4, s), (4, s), (4, 3), (4,)][:n], (1, 2, 3)[:n - 1])
+      for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")
+      for s, n, o in ((7, 3, ""), (7, 4, ""), (67, 3, "normalization: VALID"), (5, 3, "normalization: FULL"))),
     # losses with a weight for each item
     ('type: "EuclideanLoss" top: "y"', [(3, 4), (3, 4), (3,)], (2,)),
     ('type: "SigmoidCrossEntropyLoss" top: "y" loss_param { ignore_label: 1 }', [(3, 4), (3, 4), (3,)], (1, 2)),
@@ -136,8 +143,22 @@ def fill(net: brew.Net, labels: tuple[int, ...]) -> None:
     for i, blob in enumerate(net.bottoms[-1]):
         blob.data[...] = rng.integers(0, 5, blob.shape) if i in labels else values[:blob.count].reshape(blob.shape)
         values = values[blob.count:]
+    if "Sampled" in net.layers[-1].type:
+        fill_active_sets(rng, *net.bottoms[-1][1:3])
+    elif net.layers[-1].param.loss_param.label_lists:
+        net.bottoms[-1][1].data[...] -= 1
+        net.bottoms[-1][1].data[-1:] = -1                     # an item without labels
     for blob in net.layers[-1].blobs if net.layers[-1].type in ("BatchNorm", "BN") else []:
         blob.data[...] = 0.5 + 0.3 * np.arange(blob.count).reshape(blob.shape)
+
+
+def fill_active_sets(rng: np.random.Generator, unit: brew.Blob, label: brew.Blob) -> None:
+    """Distinct units in random order with one place of padding, and labels among them; the last item has none."""
+    for n in range(len(unit.data)):
+        unit.data[n] = rng.permutation(3 * unit.shape[1])[:unit.shape[1]]
+        unit.data[n, n % unit.shape[1]] = -1
+        label.data[n] = rng.choice(unit.data[n], label.shape[1])
+    label.data[-1:] = -1
 
 
 @pytest.mark.parametrize("layer, shapes, labels", CASES, ids=lambda v: v.replace('top: "y" ', "").replace('"', "")[:80] if isinstance(v, str) else "")

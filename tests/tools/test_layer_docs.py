@@ -26,6 +26,8 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "LSTMUnit": [(1, 2, 3), (1, 2, 12), (1, 2)], "MultiBoxLoss": [(2, 12), (2, 63), (1, 2, 12), (1, 1, 2, 8)], "MultinomialLogisticLoss": [(2, 5), (2,)],
     "PSROIPooling": [(1, 21 * 49, 4, 4), ROIS], "PriorBox": [IMAGES, (2, 3, 60, 60)], "ROIAlign": [IMAGES, ROIS], "ROIPooling": [IMAGES, ROIS],
     "SegAccuracy": [IMAGES, (2, 1, 6, 6)], "SmoothL1Loss": [(2, 8)] * 4, "SmoothL1LossOHEM": [(2, 8)] * 3, "SoftmaxWithLoss": [(2, 5), (2,)], "SigmoidCrossEntropyLoss": [(2, 5)] * 2,
+    "PrecisionAtK": [(4, 5), (4, 5), (4, 2)], "SampledSoftmaxWithLoss": [(4, 5), (4, 5), (4, 2)],
+    "SampledSigmoidCrossEntropyLoss": [(4, 5), (4, 5), (4, 2)],
     "SeparableConvolution": [(1, 8, 6, 6)], "HDF5Output": [(2, 3), (2,)], "Convolution": [(1, 1, 12, 12)], "Embed": [(3, 2)], "Reshape": [(2, 6)], "Upsample": [IMAGES, IMAGES],
 }
 
