@@ -20,9 +20,10 @@ class SigmoidCrossEntropyLossLayer(ActiveSetLossLayer):
 
     loss_param.ignore_label     elements with this target do not count.
     loss_param.normalization    BATCH_SIZE (default), VALID, FULL or NONE; see SoftmaxWithLoss.
-    loss_param.label_lists      bottom 1 is (N, L), each item's labels, padded by -1, for scores (N, C): the target is 1 at
-                                an item's labels and 0 elsewhere. An item without labels has the loss 0 and no gradient
-                                (unlike targets that are all 0), and does not count for VALID. Excludes ignore_label.
+    loss_param.label_lists      bottom 1 is (N, L), each item's labels, padded by -1, for scores (N, C): the target is
+                                1 at an item's labels and 0 elsewhere. An item without labels has the loss 0 and no
+                                gradient (unlike targets that are all 0), and does not count for VALID. Excludes
+                                ignore_label.
     """
 
     kernel, default = "active_sigmoid_forward", pb.LossParameter.BATCH_SIZE

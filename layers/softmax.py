@@ -56,9 +56,10 @@ class SoftmaxWithLossLayer(ActiveSetLossLayer):
     loss_param.class_weighting  a weight for each class, by which the losses of its labels are multiplied.
     loss_param.label_smoothing  e: the label's share is 1 - e, and e is spread evenly over all classes (Szegedy et al. 2016).
 
-    loss_param.label_lists      labels are (N, L), each item's, padded by -1, for scores (N, C). Each of an item's n labels has the
-                                target 1/n, one that comes again in its list counts once; an item without labels has the loss 0,
-                                no gradient, and does not count for VALID. Excludes ignore_label, class_weighting, label_smoothing.
+    loss_param.label_lists      labels are (N, L), each item's, padded by -1, for scores (N, C). Each of an item's n labels
+                                has the target 1/n, one that comes again in its list counts once; an item without labels
+                                has the loss 0, no gradient, and does not count for VALID. Excludes ignore_label,
+                                class_weighting, label_smoothing.
 
     R-FCN's SoftmaxWithLossOHEM is this layer with all three tops.
     """
@@ -72,7 +73,8 @@ class SoftmaxWithLossLayer(ActiveSetLossLayer):
         self.view = channels_view(shape, axis, axis + 1)
         outer, classes, inner = self.view
         if p.label_lists:
-            self.require((outer, inner) == (shape[0], 1), f"label_lists is for scores (N, C), found {shape} with the class axis {axis}", "loss_param.label_lists")
+            self.require((outer, inner) == (shape[0], 1), f"label_lists is for scores (N, C), found {shape} with the "
+                         f"class axis {axis}", "loss_param.label_lists")
             self.reshape_sets(bottom, top, False)
             if len(top) > 1:
                 top[1].reshape(*shape)

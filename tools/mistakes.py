@@ -11,8 +11,8 @@ from .coordinates import crop_shifts
 LEARN = {"BN", "Bias", "Convolution", "ConvolutionDepthwise", "Deconvolution", "DepthwiseConvolution", "Embed", "InnerProduct", "LSTM", "Normalize", "PReLU",
          "Parameter", "RNN", "Scale", "SeparableConvolution"}
 # their tops are there to be looked at
-RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEvaluate", "DetectionOutput", "PrecisionAtK",
-           "SegAccuracy", "Softmax"}
+RESULTS = {"Accuracy", "ArgMax", "CTCDecoder", "CTCGreedyDecoder", "DetectionEvaluate", "DetectionOutput",
+           "PrecisionAtK", "SegAccuracy", "Softmax"}
 
 
 def mistakes(net: pb.NetParameter, phase: int) -> list[str]:

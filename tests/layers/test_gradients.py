@@ -93,8 +93,8 @@ CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
     ('type: "SoftmaxWithLoss" top: "y" loss_param { normalization: NONE }', [(3, 5), (3, 5), (3,)], (1, 2)),
     # losses with lists of labels, over all outputs and over active sets
     *((f'type: "{t}" top: "y" loss_param {{ label_lists: true {o} }}', [(4, 6), (4, 3), (4,)][:n], (1, 2)[:n - 1])
-      for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss") for n, o in ((2, ""), (3, ""), (2, "normalization: VALID"),
-                                                                           (2, "normalization: NONE"))),
+      for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")
+      for n, o in ((2, ""), (3, ""), (2, "normalization: VALID"), (2, "normalization: NONE"))),
     *((f'type: "Sampled{t}" top: "y" loss_param {{ {o} }}', [(4, s), (4, s), (4, 3), (4,)][:n], (1, 2, 3)[:n - 1])
       for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")
       for s, n, o in ((7, 3, ""), (7, 4, ""), (67, 3, "normalization: VALID"), (5, 3, "normalization: FULL"))),

@@ -20,7 +20,8 @@ NUMBERS: list[tuple[str, list[tuple[int, ...]], int, Any, set[float]]] = [
     ('type: "SoftmaxWithLoss" top: "y"', [(3, 5), (3,)], 1, [0, 4, 2], set()),
     ('type: "SoftmaxWithLoss" top: "y" loss_param { ignore_label: 255 }', [(3, 5, 2), (3, 2)], 1, [[0, 4], [2, 255], [1, 1]], set()),
     ('type: "SoftmaxWithLoss" top: "y" loss_param { class_weighting: [1, 2, 3, 4, 5] }', [(3, 5), (3,)], 1, [0, 4, 2], set()),
-    *((f'type: "{t}" top: "y" loss_param {{ label_lists: true }}', [(3, 5), (3, 2)], 1, [[0, 4], [2, -1], [1, 1]], set[float]())
+    *((f'type: "{t}" top: "y" loss_param {{ label_lists: true }}', [(3, 5), (3, 2)], 1, [[0, 4], [2, -1], [1, 1]],
+       set[float]())
       for t in ("SoftmaxWithLoss", "SigmoidCrossEntropyLoss")),
     ('type: "PrecisionAtK" top: "y"', [(3, 5), (3, 2)], 1, [[0, 4], [2, -1], [1, 1]], set()),
     ('type: "InfogainLoss" top: "y"', [(3, 5), (3,), (5, 5)], 1, [0, 4, 2], set()),

@@ -185,7 +185,8 @@ def test_brew_test_shows_the_mean_over_batches(capsys: pytest.CaptureFixture[str
     Path("list.txt").write_text("x.h5\n")
     Path("net.prototxt").write_text(
         'layer { name: "x" type: "HDF5Data" top: "score" top: "label" '
-        'hdf5_data_param { source: "list.txt" batch_size: 2 } } layer { name: "p" type: "PrecisionAtK" bottom: "score" bottom: "label" top: "p1" }')
+        'hdf5_data_param { source: "list.txt" batch_size: 2 } } '
+        'layer { name: "p" type: "PrecisionAtK" bottom: "score" bottom: "label" top: "p1" }')
     assert main(["test", "-model", "net.prototxt", "-iterations", "2"]) == 0
     said = capsys.readouterr().err
     assert "Batch 0, p1 = 1" in said and "Batch 1, p1 = 0" in said and re.search(r"\bp1 = 0\.5$", said, re.M)

@@ -221,6 +221,23 @@ def test_widths_change_from_batch_to_batch(kind: str, device: str) -> None:
         assert np.allclose((net.blobs["b0"].diff != 0), slope != 0) and net.blobs["b0"].diff.shape == slope.shape
 
 
+@pytest.mark.parametrize("kind", DENSE)
+def test_whole_numbers_beyond_those_of_floats_are_told_apart(kind: str, device: str) -> None:
+    """Units and labels that come as int32, as layers of brew hand them on."""
+    unit, label = np.array([[2**24 + 1, 2**24, 2**24 + 2]]), np.array([[2**24 + 1]])
+    net = one_layer_net(f'top: "loss" {sampled(kind)}', (1, 3), (1, 3), (1, 1))
+    net.blobs["b0"].data[...] = [[1, 2, 3]]
+    for name, values in (("b1", unit), ("b2", label)):
+        net.blobs[name].value.write_as(np.int32)[...] = net.context.device.xp.asarray(values)
+    net.forward()
+    net.backward()
+    _, slope = definition(kind, net.blobs["b0"].data, unit, label)
+    np.testing.assert_allclose(net.blobs["b0"].diff, slope, rtol=1e-5)
+    net.blobs["b2"].value.write_as(np.int32)[...] = 2**24 + 3
+    with pytest.raises(DataError, match=f"label {2**24 + 3}, number 0"):
+        net.forward()
+
+
 @pytest.mark.parametrize("which, bad", [(1, 7.0), (2, 99.0)])
 @pytest.mark.parametrize("kind", DENSE)
 def test_backward_goes_by_what_forward_read(kind: str, which: int, bad: float, device: str) -> None:
