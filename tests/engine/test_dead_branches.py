@@ -9,6 +9,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,16 +20,17 @@ from brew.engine.context import DEFAULT
 from brew.proto import parse, pb
 
 
-def cases_of_gradients() -> list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]]:
-    """The table of layers of tests/layers/test_gradients.py."""
+def gradients() -> ModuleType:
+    """tests/layers/test_gradients.py, for its table of layers."""
     spec = importlib.util.spec_from_file_location("gradient_cases", Path(__file__).parents[1] / "layers" / "test_gradients.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.CASES                                                 # type: ignore[no-any-return]
+    return module
 
 
-CASES = [case for case in cases_of_gradients() if 'top: "b0"' not in case[0]]          # a branch in place is no branch
+GRADIENTS = gradients()
+CASES = [case for case in GRADIENTS.CASES if 'top: "b0"' not in case[0]]          # a branch in place is no branch
 NAMES = [re.sub(r'top: "\w+" |"', "", case[0])[:80] for case in CASES]
 
 
@@ -76,6 +78,8 @@ def trained(text: str, shapes: list[tuple[int, ...]], labels: tuple[int, ...], i
     rng = np.random.default_rng(0)
     for i, shape in enumerate(shapes):
         solver.net.blobs[f"b{i}"].data[...] = rng.integers(0, 4, shape) if i in labels else rng.uniform(0.2, 1, shape)
+    if 'type: "Sampled' in text:
+        GRADIENTS.fill_active_sets(rng, solver.net.blobs["b1"], solver.net.blobs["b2"])
     for _ in range(steps):
         solver.step(1)
     return {f"{layer}[{k}]": blob.data.copy() for layer, blobs in solver.net.params.items() for k, blob in enumerate(blobs)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,16 +17,17 @@ from brew.proto import parse, pb, read_net
 from brew.tools.check import check_net_file
 
 
-def cases_of_gradients() -> list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]]:
-    """The table of layers of tests/layers/test_gradients.py."""
+def gradient_cases() -> ModuleType:
+    """tests/layers/test_gradients.py, for its table of layers."""
     spec = importlib.util.spec_from_file_location("gradient_cases", Path(__file__).parents[1] / "layers" / "test_gradients.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.CASES                                                 # type: ignore[no-any-return]
+    return module
 
 
-CASES = [case for case in cases_of_gradients() if '"Split"' not in case[0]]          # whose tops may not be rewritten
+GRADIENTS = gradient_cases()
+CASES = [case for case in GRADIENTS.CASES if '"Split"' not in case[0]]          # whose tops may not be rewritten
 CASES += [('type: "SoftmaxWithLoss" top: "y" top: "prob"', [(3, 5, 2), (3, 2)], (1,)), ('type: "InfogainLoss" top: "y" top: "prob"', [(3, 5), (3,), (5, 5)], (1, 2))]
 REWRITERS = {
     "ReLU": 'type: "ReLU" relu_param { negative_slope: 0.2 }', "Sigmoid": 'type: "Sigmoid"', "TanH": 'type: "TanH"', "ELU": 'type: "ELU"', "Swish": 'type: "Swish"',
@@ -53,6 +55,8 @@ def gradients(net_text: str, shapes: list[tuple[int, ...]], labels: tuple[int, .
     rng = np.random.default_rng(0)
     for i, shape in enumerate(shapes):
         net.blobs[f"b{i}"].data[...] = rng.integers(0, 4, shape) if i in labels else rng.uniform(-1, 1, shape)
+    if 'type: "Sampled' in net_text:
+        GRADIENTS.fill_active_sets(rng, net.blobs["b1"], net.blobs["b2"])
     net.run_forward(debug=debug)
     net.run_backward(debug=debug)
     return {f"{name}[{k}]": blob.diff.copy() for name, blobs in net.params.items() for k, blob in enumerate(blobs)}
