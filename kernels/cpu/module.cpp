@@ -19,6 +19,7 @@ void bind_regions(py::module_&);
 void bind_resample(py::module_&);
 void bind_softmax(py::module_&);
 void bind_sparse(py::module_&);
+void bind_sparse_data(py::module_&);
 void bind_transform(py::module_&);
 void bind_update(py::module_&);
 void bind_winograd(py::module_&);
@@ -43,6 +44,7 @@ PYBIND11_MODULE(BREW_MODULE, m) {
   bind_resample(m);
   bind_softmax(m);
   bind_sparse(m);
+  bind_sparse_data(m);
   bind_transform(m);
   bind_update(m);
   bind_winograd(m);
