@@ -62,6 +62,7 @@ from . import silence as silence
 from . import slice as slice
 from . import smooth_l1_loss as smooth_l1_loss
 from . import softmax as softmax
+from . import sparse_data as sparse_data
 from . import split as split
 from . import spp as spp
 from . import stochastic_depth as stochastic_depth

@@ -1,39 +1,43 @@
-"""How many training examples have each label, as a text file: "examples N labels L", then L counts, one a line."""
+"""How many examples have each label: the text file beside a database of labels and features."""
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 
 from ..engine.errors import DataError, Position, read_bytes
+from ..engine.files import write_whole
+
+NAME = "label_frequencies.txt"            # in the database's folder, beside data.mdb
+
+
+def write_label_frequencies(path: str | Path, examples: int, features: int, counts: np.ndarray) -> None:
+    """Write "examples features labels" on the first line, then the count of each label, one a line. Raises SnapshotError."""
+    lines = "\n".join(map(str, counts.tolist()))
+    write_whole(path, f"{examples} {features} {len(counts)}\n{lines}\n".encode())
 
 
 def read_label_frequencies(path: str | Path) -> tuple[int, np.ndarray]:
-    """(examples, the number of examples with each label (L), int64). Raises DataError with file and line.
+    """(examples, how many of them have each label, int64 (labels)).
 
-    Propensity-scored metrics are made of these (Jain, Prabhu and Varma 2016, section 3).
-    """
-    lines = read_bytes(path, "label frequencies", DataError).decode("latin-1").split("\n")
+    The first line has the number of examples, alone or as "examples features labels". Raises DataError, with the line."""
+    lines = read_bytes(path, "these label frequencies", DataError).decode(errors="replace").split("\n")
+    if lines and not lines[-1].strip():
+        lines.pop()                       # behind the last line's end
+    head = lines[0].split() if lines else []
+    if len(head) not in (1, 3) or not all(_is_whole(word) for word in head):
+        raise DataError(f'the first line is the number of examples, or "examples features labels"; found {" ".join(head)[:40]!r}',
+                        Position(str(path), 1))
+    examples = int(head[0])
+    for i, line in enumerate(lines[1:], 2):
+        if not _is_whole(line.strip()) or int(line) > examples:
+            raise DataError(f"a label's count is a whole number from 0 to {examples}, the number of examples; found "
+                            f"{line.strip()[:40]!r}", Position(str(path), i))
+    counts = np.array(lines[1:], np.int64)
+    if len(head) == 3 and int(head[2]) != len(counts):
+        raise DataError(f"the first line promises {head[2]} labels; {len(counts)} counts follow", Position(str(path), 1))
+    return examples, counts
 
-    def wrong(message: str, line: int) -> DataError:
-        return DataError(message, Position(str(path), line))
 
-    head = re.fullmatch(r"examples ([0-9]{1,18}) labels ([0-9]{1,18})", lines[0].strip())
-    if head is None:
-        raise wrong(f'label frequencies begin with "examples N labels L", found {lines[0].strip()[:60]!r}', 1)
-    examples, labels = int(head[1]), int(head[2])
-    counts: list[int] = []
-    for number, line in enumerate(lines[1:], 2):
-        text = line.strip()
-        if not text and (len(counts) == labels or number == len(lines)):
-            continue
-        if len(counts) == labels:
-            raise wrong(f"line 1 promises {labels} labels, and there are more", number)
-        if not re.fullmatch("[0-9]{1,18}", text) or int(text) > examples:
-            raise wrong(f"the count of label {number - 2} must be a whole number from 0 to {examples}, the number of "
-                        f"examples; found {text[:60]!r}", number)
-        counts.append(int(text))
-    if len(counts) < labels:
-        raise wrong(f"line 1 promises {labels} labels, and there are {len(counts)}", len(lines))
-    return examples, np.array(counts, np.int64)
+def _is_whole(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 19
