@@ -13,6 +13,13 @@ from ..proto.errors import BrewError
 from .commands import PYTHON, add_tools, as_switches, split_script
 
 
+SYNTHETIC = "xc-synthetic"
+SIZES = {"labels": "how many labels there are (default 4096)", "features": "how many features there are (default 16384)",
+         "examples": "training examples (default 50000)", "test": "test examples (default 10000)",
+         "nonzeros": "features of an example, on average (default 75)", "labels_per_example": "labels of an example, on average (default 5)",
+         "power": "label frequencies fall with this power of the rank (default 1; 0: all alike)", "seed": "of all that is drawn (default 1)"}
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that names the nearest right word, and exits with 2."""
 
@@ -91,10 +98,13 @@ def make_parser() -> Parser:
     data = command("data", "build the databases of a well-known data set", "brew data mnist data/mnist --from downloads/")
     from .datasets import SETS
     from .sequences import SEQUENCES
-    data.add_argument("name", choices=sorted([*SETS, *SEQUENCES]), help="which")
+    from .xc_sets import XC_SETS
+    data.add_argument("name", choices=sorted([*SETS, *SEQUENCES, *XC_SETS, SYNTHETIC]), help="which")
     data.add_argument("folder", nargs="?", default="", help="where to (default data/NAME)")
     flag(data, "from", dest="source", default="", metavar="FOLDER", help="read the standard files from here instead of downloading them")
     flag(data, "url", default="", metavar="BASE", help="download from here instead of the usual place")
+    for name, about in SIZES.items():
+        flag(data, name, type=float if name == "power" else int, metavar="N", help=f"{SYNTHETIC}: {about}")
     add_tools(command, flag)
     return parser
 
@@ -124,9 +134,25 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "check":
         from .check import check
         return check(args)
+    return build_data(args)
+
+
+def build_data(args: argparse.Namespace) -> int:
+    """Build a data set as `brew data` was asked to; returns the exit code."""
+    from ..engine.errors import DataError
     from .datasets import SETS, build
     from .sequences import build_sequences
-    return (build if args.name in SETS else build_sequences)(args.name, args.folder, args.source, args.url)
+    from .xc_sets import XC_SETS, build_xc
+    sizes = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
+    if args.name == SYNTHETIC:
+        from .xc_synthetic import Synthetic, build_synthetic
+        if args.source or args.url:
+            raise DataError(f"{SYNTHETIC} is made, not read or downloaded: -from and -url are for other sets")
+        return build_synthetic(args.folder, Synthetic(**sizes))
+    if sizes:
+        raise DataError(f"-{next(iter(sizes))} is for {SYNTHETIC}; {args.name} has the size that it has")
+    builder = build if args.name in SETS else build_xc if args.name in XC_SETS else build_sequences
+    return builder(args.name, args.folder, args.source, args.url)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

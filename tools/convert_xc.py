@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..engine.errors import DataError, Position, check_readable
+from ..engine.files import write_whole
 from ..kernels import cpu
 from ..layers.label_frequencies import NAME, write_label_frequencies
 from .database import DatabaseWriter
@@ -143,7 +144,7 @@ class RowReader:
         self.line = 2
         return rest
 
-    def _bases(self) -> tuple[int, int]:
+    def bases(self) -> tuple[int, int]:
         """What the first label and the first feature are called."""
         return int(self.one_based in ("labels", "both")), int(self.one_based in ("features", "both"))
 
@@ -176,9 +177,11 @@ class RowReader:
                   f"{1 - base}; -repair leaves such {name} out")
 
 
-def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], tuple[int, int]]) -> tuple[int, int, int]:
-    """Write a database of these rows, and their label frequencies; (features, labels) are asked for at the end. Returns how many
-    examples, labels of all and features of all there are. Raises DataError; nothing is left behind then."""
+def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], tuple[int, int]],
+               beside: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+    """Write a database of these rows, and their label frequencies; (features, labels) are asked for at the end. `beside`: names and
+    texts of further files in its folder. Returns how many examples, labels of all and features of all there are. Raises DataError;
+    nothing is left behind then."""
     examples = 0
     totals = [0, 0]
     counts = np.zeros(0, np.int64)
@@ -197,6 +200,8 @@ def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], t
         features, labels = sizes()
         counts = np.concatenate([counts, np.zeros(labels - len(counts), np.int64)])
         write_label_frequencies(database.aside / NAME, examples, features, counts)
+        for name, text in (beside or {}).items():
+            write_whole(database.aside / name, text.encode())
     return examples, totals[0], totals[1]
 
 
