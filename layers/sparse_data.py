@@ -22,7 +22,7 @@ class SparseDataLayer(BatchLayerState, Layer):
     """Sparse rows and their labels, from a database that `brew convert_xc` or `brew data` wrote, read ahead by a thread.
 
         layer { name: "data" type: "SparseData" top: "value" top: "index" top: "label" include { phase: TRAIN }
-                sparse_data_param { source: "data/bibtex/bibtex_train_lmdb" batch_size: 128 shuffle: true } }
+                sparse_data_param { source: "bibtex_train_lmdb" batch_size: 128 shuffle: true } }
 
     Tops:  values (batch_size, S); indices of their features (batch_size, S), whole numbers from 0 on, rising in each row;
            labels (batch_size, L), whole numbers from 0 on, rising; the labels may be left out. S and L are variable axes: as

@@ -26,7 +26,7 @@ from brew.tools.gradient_check import one_layer_net
 
 ROOT = Path(__file__).parents[1]
 # take no arrays
-SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "winograd_gradient_memory", "max_lanes",
+SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "parse_rows", "widest_row", "winograd_gradient_memory", "max_lanes",
             "version"}
 ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
@@ -202,6 +202,13 @@ def transforms() -> None:
     cpu.threshold_backward(a, b, c, d, 0.5, 0.0, 0.0)                                  # no layer asks for it
 
 
+def sparse_rows() -> None:
+    rows = cpu.parse_rows(b"1,2 3:1 5:2e-3\n4 1:2\n", 9, 9, 0, 0, False)
+    records = cpu.pack_rows(*rows[:5])
+    assert cpu.widest_row(records) == (2, 2, -1, "")
+    cpu.join_rows(records, np.empty((2, 3), np.float32), np.empty((2, 3), np.int32), np.empty((2, 2), np.int32))
+
+
 def winograd() -> None:
     """In this module's own blocks, which need not be oneDNN's."""
     lanes = int(cpu.winograd_lanes)
@@ -222,6 +229,7 @@ def main() -> int:
             exercise()
     solvers()
     transforms()
+    sparse_rows()
     winograd()
     names = [n for module in ([cpu] + ([onednn] if onednn else [])) for n in bindings(module)]
     print(f"{sum(called.values())} calls of {len(called)} bindings")

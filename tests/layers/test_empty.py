@@ -126,6 +126,7 @@ RECORDS = {
     "HDF5Data": 'hdf5_data_param { source: "x" batch_size: 0 }',
     "ImageData": 'image_data_param { source: "x" batch_size: 0 }',
     "MemoryData": "memory_data_param { batch_size: 0 channels: 1 height: 1 width: 1 }",
+    "SparseData": 'sparse_data_param { source: "x" batch_size: 0 }',
     "WindowData": 'transform_param { crop_size: 8 } window_data_param { source: "x" batch_size: 0 }',
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 import brew
 from brew.proto import from_array, parse, pb
+from brew.tools.convert_xc import Rows, write_rows
 from brew.tools.database import write_database
 from brew.tools.layer_docs import example, own_names, pages
 
@@ -62,6 +63,8 @@ def files_for_readers() -> None:
         file["data"], file["label"] = np.zeros((4, 3), np.float32), np.zeros(4, np.float32)
     Path("infogain.binaryproto").write_bytes(from_array(np.eye(3, dtype=np.float32)).SerializeToString())
     Path("windows.txt").write_text("# 0\nimages/a.png\n3\n300\n300\n2\n1 0.9 10 10 200 200\n0 0.1 5 5 100 100\n")
+    ints = (np.array(a, np.int32) for a in ([2, 0], [1, 2], [0, 1], [3, 2, 7]))       # labels and features of two rows
+    write_rows("bibtex_train_lmdb", [Rows(*ints, np.ones(3, np.float32))], lambda: (8, 2))
     Path("my_layers.py").write_text(DOUBLER)
 
 
