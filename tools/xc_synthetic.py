@@ -97,13 +97,15 @@ class Structure:
 
     def popular(self, u: np.ndarray) -> np.ndarray:
         """Labels drawn by the power law."""
-        return self.by_rank[np.searchsorted(self.label_law, u, side="right")]
+        labels: np.ndarray = self.by_rank[np.searchsorted(self.label_law, u, side="right")]
+        return labels
 
     def neighbours(self, label: np.ndarray, u: np.ndarray) -> np.ndarray:
         """Labels of the topics of these; the more popular ones more often."""
         topic = self.topic_of[label]
         size = (self.s.labels - topic + self.topics - 1) // self.topics
-        return self.members[topic + self.topics * (size * u**3).astype(np.int64)]
+        labels: np.ndarray = self.members[topic + self.topics * (size * u**3).astype(np.int64)]
+        return labels
 
 
 def power_law(n: int, power: float) -> np.ndarray:
