@@ -111,7 +111,8 @@ class Structure:
 def power_law(n: int, power: float) -> np.ndarray:
     """The cumulative probabilities of n ranks; the last one is left out, as everything above belongs to it."""
     weights = (np.arange(n) + 10.0) ** -power
-    return (np.cumsum(weights) / weights.sum())[:-1]
+    law: np.ndarray = np.cumsum(weights) / weights.sum()
+    return law[:-1]
 
 
 def distinct(rows: np.ndarray, values: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:

@@ -59,7 +59,12 @@ bool read_decimal(const char* p, const char* end, float& value) {
   const auto [stop, error] = std::from_chars(p, end, v);
   if (stop != end || error == std::errc::invalid_argument) return false;
   if (error == std::errc::result_out_of_range) {
-    const bool small = std::find(p, end, '-') > p && std::find(p + 1, end, '-') != end;      // 1e-999
+    const char* const e = std::find_if(p, end, [](char c) { return c == 'e' || c == 'E'; });
+    const char* const point = std::find(p, e, '.');
+    const char* const first = std::find_if(p, e, [](char c) { return c >= '1' && c <= '9'; });
+    long power = 0;
+    if (e < end) read_whole(e + 1, end, power);
+    const bool small = power + (point - first) < 0;          // 1e-400, and 0.00...
     v = small ? 0 : std::numeric_limits<double>::infinity();
   }
   value = (float)v;
