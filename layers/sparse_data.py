@@ -19,30 +19,29 @@ Batch = tuple[np.ndarray, np.ndarray, np.ndarray]        # values (N, S), indice
 
 @register("SparseData")
 class SparseDataLayer(BatchLayerState, Layer):
-    """Sparse rows and their labels, from a database that `brew convert_xc` or `brew data` wrote, read ahead by a thread.
+    """Sparse rows and their labels from a database that `brew convert_xc` or `brew data` wrote, read ahead by a thread.
 
         layer { name: "data" type: "SparseData" top: "value" top: "index" top: "label" include { phase: TRAIN }
                 sparse_data_param { source: "bibtex_train_lmdb" batch_size: 128 shuffle: true } }
 
-    Tops:  values (batch_size, S); indices of their features (batch_size, S), whole numbers from 0 on, rising in each row;
-           labels (batch_size, L), whole numbers from 0 on, rising; the labels may be left out. S and L are variable axes: as
-           wide as the batch's widest row, at least 1. Shorter rows are padded by values of 0, indices and labels of -1.
+    Tops:  values (batch_size, S); the indices of their features (batch_size, S); labels (batch_size, L), optional.
+           Indices and labels are whole numbers from 0, rising in each row. S and L are variable axes: the width of the
+           batch's widest row, at least 1. Shorter rows are padded: values by 0, indices and labels by -1.
 
-    The first two tops are the pair of bottoms that InnerProduct takes with `input_dim`; label lists are what losses with
-    `label_lists: true` take. Indices and labels are stored as int32, so that none is rounded, as floats from 2^24 on are.
+    The first two tops are the pair of bottoms that InnerProduct takes with `input_dim`; losses with `label_lists: true`
+    take the third. Indices and labels are stored as int32: floats would round them above 2^24.
 
-    source       the database's folder, seen from the working directory or from the prototxt.
+    source       the database's folder, relative to the working directory or to the prototxt.
     batch_size   rows.     prefetch   batches read ahead, default 4.
-    shuffle      a new order of all rows in each epoch; else the order of the keys, again and again. Files of this kind are
-                 often sorted by label: shuffle for TRAIN, and where TEST sees a part of the rows only.
+    shuffle      a new order of all rows in each epoch; otherwise the order of the keys. Files of this kind are often
+                 sorted by label: shuffle in TRAIN, and in TEST where it sees only a part of the rows.
     """
 
     bottoms, tops = exactly(0), between(2, 3)
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         p = self.param.sparse_data_param
-        self.require(not self.param.HasField("transform_param"), "transform_param is for images, and rows are taken as they are",
-                     "transform_param")
+        self.require(not self.param.HasField("transform_param"), "transform_param is for images", "transform_param")
         self.require(p.batch_size > 0, "batch_size must be given, and be more than 0", "sparse_data_param.batch_size")
         self.require(p.source, "source must name a database", "sparse_data_param")
         self.batch_size, self.shuffle = p.batch_size, p.shuffle
@@ -68,7 +67,8 @@ class SparseDataLayer(BatchLayerState, Layer):
         """Shapes of the tops that these records fill. Raises DataError for the first that is damaged, or is none."""
         labels, features, number, why = cpu.widest_row(records)
         if why:
-            raise DataError(f"record {keys[number].decode(errors='replace')!r} cannot be used: {why}\n  read by layer \"{self.name}\"",
+            key = keys[number].decode(errors="replace")
+            raise DataError(f'record {key!r} cannot be used: {why}\n  read by layer "{self.name}"',
                             Position(self.source))
         n, width = len(records), max(features, 1)
         return (n, width), (n, width), (n, max(labels, 1))
@@ -77,7 +77,8 @@ class SparseDataLayer(BatchLayerState, Layer):
         """The rows at these places."""
         keys, records = self.database.read(places, self.walk)
         value, index, label = self.shapes(keys, records)
-        check_memory(self.param, 8 * value[0] * value[1] + 4 * label[0] * label[1], f"a batch whose widest row has {value[1]} features")
+        check_memory(self.param, 8 * value[0] * value[1] + 4 * label[0] * label[1],
+                     f"a batch with a row of {value[1]} features")
         made = np.empty(value, np.float32), np.empty(index, INT32), np.empty(label, INT32)
         cpu.join_rows(records, *made)
         return made

@@ -14,10 +14,12 @@ from .commands import PYTHON, add_tools, as_switches, split_script
 
 
 SYNTHETIC = "xc-synthetic"
-SIZES = {"labels": "how many labels there are (default 4096)", "features": "how many features there are (default 16384)",
+SIZES = {"labels": "number of labels (default 4096)", "features": "number of features (default 16384)",
          "examples": "training examples (default 50000)", "test": "test examples (default 10000)",
-         "nonzeros": "features of an example, on average (default 75)", "labels_per_example": "labels of an example, on average (default 5)",
-         "power": "label frequencies fall with this power of the rank (default 1; 0: all alike)", "seed": "of all that is drawn (default 1)"}
+         "nonzeros": "features of an example, on average (default 75)",
+         "labels_per_example": "labels of an example, on average (default 5)",
+         "power": "label frequencies fall with this power of the rank (default 1; 0: all alike)",
+         "seed": "of the random numbers (default 1)"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -147,10 +149,10 @@ def build_data(args: argparse.Namespace) -> int:
     if args.name == SYNTHETIC:
         from .xc_synthetic import Synthetic, build_synthetic
         if args.source or args.url:
-            raise DataError(f"{SYNTHETIC} is made, not read or downloaded: -from and -url are for other sets")
+            raise DataError(f"{SYNTHETIC} is generated: -from and -url are for other sets")
         return build_synthetic(args.folder, Synthetic(**sizes))
     if sizes:
-        raise DataError(f"-{next(iter(sizes))} is for {SYNTHETIC}; {args.name} has the size that it has")
+        raise DataError(f"-{next(iter(sizes))} is only for {SYNTHETIC}, not for {args.name}")
     builder = build if args.name in SETS else build_xc if args.name in XC_SETS else build_sequences
     return builder(args.name, args.folder, args.source, args.url)
 

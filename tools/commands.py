@@ -73,12 +73,15 @@ def add_tools(command: Callable[..., argparse.ArgumentParser], flag: Callable[..
     flag(convert, "encoded", action="store_true", help="store files instead of pixels")
     flag(convert, "encode_type", default="", metavar="KIND", help="store files of this kind: jpg, png, ...")
 
-    rows = tool("convert_xc", ("convert_xc", "convert_xc"), "make a database of sparse rows with lists of labels, and the file of its label frequencies", "brew convert_xc Amazon670K_train.txt.gz amazon_train_lmdb",
-                file="in the extreme-classification repository's format (\"N D L\" on the first line) or libsvm's; perhaps gzipped", database="the database to make")
-    flag(rows, "one_based", default="", choices=["none", "features", "labels", "both"], help="what counts from 1 (default: nothing below a line \"N D L\", else features)")
-    flag(rows, "features", type=int, default=0, metavar="D", help="how many features there are (default: as the first line says, else as many as occur)")
-    flag(rows, "labels", type=int, default=0, metavar="L", help="how many labels there are (default: as the first line says, else as many as occur)")
-    flag(rows, "repair", action="store_true", help="leave out, and count, what is out of range or not finite, instead of stopping there")
+    rows = tool("convert_xc", ("convert_xc", "convert_xc"), "make a database of sparse rows with lists of labels",
+                "brew convert_xc Amazon670K_train.txt.gz amazon_train_lmdb",
+                file="examples in the extreme-classification repository's format (N D L on the first line) or libsvm's, "
+                     "perhaps gzipped", database="the database to make")
+    flag(rows, "one_based", default="", choices=["none", "features", "labels", "both"],
+         help="what counts from 1 (default: features, or none if the first line is N D L)")
+    flag(rows, "features", type=int, default=0, metavar="D", help="number of features (default: of the first line, or what occurs)")
+    flag(rows, "labels", type=int, default=0, metavar="L", help="number of labels (default: of the first line, or what occurs)")
+    flag(rows, "repair", action="store_true", help="drop and count labels, features and values that are out of range or not finite")
 
     mean = tool("compute_image_mean", ("image_mean", "compute_image_mean"), "compute the mean of a database's pictures", "brew compute_image_mean train_lmdb mean.binaryproto", database="the database")
     mean.add_argument("output", nargs="?", default="", help="the mean file to write")

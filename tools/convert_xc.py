@@ -1,20 +1,24 @@
-"""brew convert_xc: a database of sparse rows with lists of labels, from the extreme-classification repository's format or libsvm's.
+"""brew convert_xc: a database of sparse rows with lists of labels, from the extreme-classification repository's
+format or libsvm's.
 
-Both have a line for each example, `l1,l2 f:v f:v ...`: labels (whole numbers, perhaps none: the line then begins with a space or with a
-feature), and the features that are not 0. Files may be gzipped, lines may end in CR LF, what follows a # is left out.
-- Of the repository: the first line is "N D L", how many examples, features and labels there are; both count from 0.
-- libsvm's: no such line. Features count from 1, labels from 0; D and L are one more than the largest that occur, unless given.
-The first line says which of the two it is; -one_based (none, features, labels, both) says otherwise of what counts from 1.
+Both have a line for each example, `l1,l2 f:v f:v ...`: labels, and the features that are not 0. A line without labels
+begins with a space or with a feature. Files may be gzipped, lines may end in CR LF, and text after a # is ignored.
+- The repository's: the first line is "N D L", the numbers of examples, features and labels. Both count from 0.
+- libsvm's: has no such line. Features count from 1, labels from 0. D and L are one more than the largest that occur,
+  unless -features and -labels give them.
+The first line decides which format it is. -one_based (none, features, labels, both) overrides what counts from 1.
 
-Errors, with file and line: what is no label or feature; labels and features out of range; values that are not finite; another number
-of examples than promised. -repair leaves such labels, features and values out, and takes the number of examples that there are.
-Repaired always, and counted: lines without anything are left out (N may count them or not); features are sorted, labels too; a feature
-given twice in a row has the sum, as in scipy; a label given twice counts once.
+Errors, with file and line: words that are no label or feature; labels and features out of range; values that are not
+finite; a number of examples other than the first line promises. -repair drops such labels, features and values, and
+takes the examples that there are. Always repaired, and counted: blank lines are dropped (N may include them or not);
+features are sorted; values of a feature that occurs twice in a row are added, as scipy does; a label that occurs twice
+counts once.
 
-The database is an LMDB: keys of 8 digits; records as kernels/cpu/sparse_data.cpp describes them (little-endian, packed):
+The database is an LMDB with keys of 8 digits. A record is little-endian and packed:
     "BXC", version 1 (a byte); int32 number of labels; int32 number of features;
     int32 labels, rising; int32 indices, rising; float32 values.
-In its folder lies label_frequencies.txt: "N D L", and below, one a line, how many examples have each label (PrecisionAtK reads it).
+Its folder also holds label_frequencies.txt: "N D L", then one number a line, how many examples have each label.
+PrecisionAtK reads it.
 """
 from __future__ import annotations
 
@@ -35,13 +39,13 @@ from ..layers.label_frequencies import NAME, write_label_frequencies
 from .database import DatabaseWriter
 
 BLOCK = 1 << 22                           # bytes of text that are read at once
-LONGEST = 1 << 28                         # bytes of a line
+LONGEST = 1 << 26                         # bytes of a line
 MOST = 2**31 - 1                          # of features: indices are int32
 MOST_LABELS = 1 << 27                     # each is a line of the file of label frequencies
 KEYS = 10**8                              # as many as 8 digits can name
-REPAIRS = ("blank lines left out", "rows put in the order of their features", "labels given twice in a row",
-           "features given twice in a row, added", "labels out of range left out", "features out of range left out",
-           "values that are not finite left out", "examples more or less than the first line promises")
+REPAIRS = ("blank lines dropped", "rows sorted by feature", "repeated labels dropped",
+           "repeated features added up", "labels out of range dropped", "features out of range dropped",
+           "non-finite values dropped", "examples more or fewer than the first line promises")
 
 
 @dataclass
@@ -67,13 +71,14 @@ class Rows:
 
 
 class RowReader:
-    """Reads a file of either format, block by block. `one_based`, `labels`, `features` and `repair` are the command's flags;
-    raises DataError with file and line. After the last block it knows the number of examples, `features` and `labels`."""
+    """Reads a file of either format, block by block; raises DataError with file and line. The arguments are the
+    command's flags. `examples`, `features` and `labels` are known after the last block."""
 
     def __init__(self, path: str | Path, one_based: str = "", labels: int = 0, features: int = 0, repair: bool = False):
         self.path, self.repair = str(path), repair
         if not (0 <= labels <= MOST_LABELS and 0 <= features <= MOST):
-            raise DataError(f"there may be {MOST_LABELS} labels and {MOST} features at most, found {labels} and {features}")
+            raise DataError(f"there may be {MOST_LABELS} labels and {MOST} features at most, "
+                            f"found {labels} and {features}")
         self.labels, self.features, self.one_based = labels, features, one_based
         self.line = 1                     # where the next block begins
         self.examples = 0
@@ -97,7 +102,7 @@ class RowReader:
         if self.promised is not None and self.promised not in (self.examples, self.examples + blank):
             if not self.repair:
                 self.fail(1, f"the first line promises {self.promised} examples; {self.examples} follow"
-                          "\n  -repair takes those that there are")
+                          "\n  -repair takes the examples that there are")
             self.repairs[REPAIRS[-1]] += abs(self.promised - self.examples)
 
     def _blocks(self) -> Iterator[bytes]:
@@ -118,8 +123,8 @@ class RowReader:
                     yield rest + data[:end]
                     rest = data[end:]
         except (EOFError, zlib.error, OSError) as e:
-            what = "this gzip file is damaged or cut off" if not isinstance(e, OSError) or isinstance(e, gzip.BadGzipFile) \
-                else "this file cannot be read on"
+            disk = isinstance(e, OSError) and not isinstance(e, gzip.BadGzipFile)
+            what = "this file cannot be read further" if disk else "this gzip file is damaged or cut off"
             self.fail(self.line, f"{what}: {getattr(e, 'strerror', None) or e}")
         if rest or self.line == 1:
             yield rest
@@ -136,7 +141,8 @@ class RowReader:
             self.fail(1, "the first line promises more than there can be")
         self.promised, features, labels = map(int, words)
         if not (0 < features <= MOST and 0 < labels <= MOST_LABELS):
-            self.fail(1, f"the first line promises {features} features and {labels} labels; 1 to {MOST} and 1 to {MOST_LABELS} are possible")
+            self.fail(1, f"the first line promises {features} features and {labels} labels; "
+                      f"1 to {MOST} and 1 to {MOST_LABELS} are possible")
         for name, given, promised in (("features", self.features, features), ("labels", self.labels, labels)):
             if given not in (0, promised):
                 self.fail(1, f"the first line promises {promised} {name}, -{name} says {given}")
@@ -149,7 +155,8 @@ class RowReader:
         return int(self.one_based in ("labels", "both")), int(self.one_based in ("features", "both"))
 
     def _parse(self, block: bytes, highest: list[int]) -> Rows:
-        *arrays, repairs, fault = cpu.parse_rows(block, self.labels or MOST_LABELS, self.features or MOST, *self.bases(), self.repair)
+        *arrays, repairs, fault = cpu.parse_rows(block, self.labels or MOST_LABELS, self.features or MOST,
+                                                 *self.bases(), self.repair)
         if fault is not None:
             kind, line, begin, end = fault
             self._refuse(kind, self.line + line, block[begin:min(end, begin + 40)].decode(errors="replace"))
@@ -165,23 +172,26 @@ class RowReader:
     def _refuse(self, kind: int, line: int, found: str) -> NoReturn:
         """Raise the error for a fault of parse_rows: kinds as there."""
         if kind == 1:
-            self.fail(line, f"a label is a whole number, and several have commas between; found {found!r}")
+            self.fail(line, f"labels are whole numbers, separated by commas; found {found!r}")
         if kind == 3:
-            self.fail(line, f"a feature is INDEX:VALUE, a whole number and a decimal one; found {found!r}")
+            self.fail(line, f"a feature is INDEX:VALUE, a whole number and a decimal number; found {found!r}")
         if kind == 5:
-            self.fail(line, f"a value must be finite; found {found!r}\n  -repair leaves such values out")
+            self.fail(line, f"a value must be finite; found {found!r}\n  -repair drops such values")
         what, name = ("label", "labels") if kind == 2 else ("feature", "features")
-        base, count = self.bases()[kind == 4], (self.labels or MOST_LABELS) if kind == 2 else (self.features or MOST)
-        other = {"none": name, name: "none", "both": "features" if name == "labels" else "labels"}.get(self.one_based, "both")
-        self.fail(line, f"a {what} lies between {base} and {base + count - 1}; found {found!r}\n  -one_based {other} counts {name} from "
-                  f"{1 - base}; -repair leaves such {name} out")
+        base = self.bases()[kind == 4]
+        last = base - 1 + ((self.labels or MOST_LABELS) if kind == 2 else (self.features or MOST))
+        toggled = {"none": name, name: "none", "both": "features" if name == "labels" else "labels"}
+        self.fail(line, f"a {what} must lie between {base} and {last}; found {found!r}\n  -one_based "
+                  f"{toggled.get(self.one_based, 'both')} counts {name} from {1 - base}; -repair drops such {name}")
 
 
 def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], tuple[int, int]],
                beside: Mapping[str, str] | None = None) -> tuple[int, int, int]:
-    """Write a database of these rows, and their label frequencies; (features, labels) are asked for at the end. `beside`: names and
-    texts of further files in its folder. Returns how many examples, labels of all and features of all there are. Raises DataError;
-    nothing is left behind then."""
+    """Write a database of these rows, and their label frequencies. Returns the numbers of examples, of their labels and
+    of their features. Raises DataError; nothing is left behind then.
+
+    sizes    gives (features, labels), the extents; called after the last block.
+    beside   names and texts of further files in its folder."""
     examples = 0
     totals = [0, 0]
     counts = np.zeros(0, np.int64)
@@ -189,7 +199,8 @@ def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], t
         for rows in blocks:
             if examples + len(rows) > KEYS:
                 raise DataError(f"a database holds {KEYS} examples at most", Position(str(folder)))
-            for record in cpu.pack_rows(rows.label_counts, rows.feature_counts, rows.labels, rows.index, rows.values):
+            for record in cpu.pack_rows(rows.label_counts, rows.feature_counts, rows.labels, rows.index,
+                                        rows.values):
                 database.put(b"%08d" % examples, record)
                 examples += 1
             found = np.bincount(rows.labels)
@@ -203,6 +214,13 @@ def write_rows(folder: str | Path, blocks: Iterable[Rows], sizes: Callable[[], t
         for name, text in (beside or {}).items():
             write_whole(database.aside / name, text.encode())
     return examples, totals[0], totals[1]
+
+
+def described(folder: str | Path, features: int, labels: int, examples: int, all_labels: int, all_features: int) -> str:
+    """A line about a database: its extents, and what write_rows returned."""
+    each = max(examples, 1)
+    return (f"{folder}: {examples} examples, {features} features ({all_features / each:.1f} an example), "
+            f"{labels} labels ({all_labels / each:.1f} an example)")
 
 
 @dataclass
@@ -220,11 +238,9 @@ class Range:
 
 
 def convert(reader: RowReader, folder: str | Path, part: Range | None = None) -> None:
-    """Make the database, and say what is in it and what was repaired."""
-    examples, labels, features = write_rows(folder, (part or Range()).of(reader), lambda: (reader.features, reader.labels))
-    each = max(examples, 1)
-    print(f"{folder}: {examples} examples, {reader.features} features ({features / each:.1f} an example), {reader.labels} labels "
-          f"({labels / each:.1f} an example)")
+    """Make the database; print what it holds and what was repaired."""
+    counts = write_rows(folder, (part or Range()).of(reader), lambda: (reader.features, reader.labels))
+    print(described(folder, reader.features, reader.labels, *counts))
     if reader.one_based != "none":
         first_label, first_feature = reader.bases()
         print(f"  in the file, features count from {first_feature} and labels from {first_label}")

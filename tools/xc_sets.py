@@ -1,8 +1,8 @@
 """brew data for multi-label sets in the extreme-classification repository's format: bibtex, delicious, rcv1, ...
 
-Bibtex and delicious with the repository's features (Katakis et al. 2008; Tsoumakas et al. 2008), and others of Mulan's collection
-(mulan.sourceforge.net): corel5k (Duygulu et al. 2002), enron (Klimt and Yang 2004), rcv1, of which it is the first subset (Lewis et al.
-2004), tmc2007 with 500 features (Srivastava and Zane-Ulman 2005) and yeast (Elisseeff and Weston 2002).
+Sets of Mulan's collection (mulan.sourceforge.net): bibtex (Katakis et al. 2008), corel5k (Duygulu et al. 2002),
+delicious (Tsoumakas et al. 2008), enron (Klimt and Yang 2004), rcv1's first subset (Lewis et al. 2004), tmc2007 with 500
+features (Srivastava and Zane-Ulman 2005) and yeast (Elisseeff and Weston 2002).
 """
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .download import download
 
 @dataclass(frozen=True)
 class XcSet:
-    """The names of a set's files: STEM_train.txt.gz and STEM_test.txt.gz, or STEM_all.txt.gz, whose first `split` rows are for training."""
+    """The names of a set's files: STEM_train.txt.gz and STEM_test.txt.gz, or STEM_all.txt.gz, of which the first
+    `split` rows are for training."""
 
     stem: str
     split: int = 0
@@ -36,14 +37,15 @@ XC_SETS = {
 
 
 def build_xc(name: str, folder: str = "", source: str = "", url: str = "") -> int:
-    """Make FOLDER/NAME_train_lmdb and FOLDER/NAME_test_lmdb; returns the exit code 0. Arguments as datasets.build; databases that are
-    there are kept."""
+    """Make FOLDER/NAME_train_lmdb and FOLDER/NAME_test_lmdb; returns the exit code 0. Arguments as datasets.build;
+    existing databases are kept."""
     spec, target = XC_SETS[name], Path(folder or f"data/{name}")
     parts = {part: (target / f"{name}_{part}_lmdb", *spec.part(part)) for part in ("train", "test")}
     missing = [part for part, (database, *_) in parts.items() if not database.exists()]
     if missing:
         check_folder(target)
-    files = {part: _find(parts[part][1], target, source, url) for part in missing}       # all of them, before a database is made of the first
+    # all files, before a database is made of the first
+    files = {part: _find(parts[part][1], target, source, url) for part in missing}
     for part, (database, _, rows) in parts.items():
         if part in missing:
             convert(RowReader(files[part]), database, rows)
@@ -60,6 +62,6 @@ def _find(name: str, target: Path, source: str, url: str) -> Path:
                 return Path(source) / place
         raise DataError(f"there is no {name} in this folder", Position(source))
     if not url:
-        raise DataError("these files are published nowhere in this format under one address: --from names the folder that they are in, "
-                        "--url a place to download them from")
+        raise DataError("no address is known that has these files in this format: -from names their folder, "
+                        "-url an address")
     return download(url.rstrip("/") + "/" + name, target / "downloads" / name)

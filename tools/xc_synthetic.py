@@ -1,15 +1,18 @@
 """brew data xc-synthetic: sparse rows with lists of labels, of any size, with a planted structure that can be learned.
 
-How it is planted. Labels are dealt out at random to topics of 64. A label has OWN features of its own, drawn among all, and its topic
-has SHARED features more, which all of its labels have, too.
-- The labels of an example: the first is drawn by a power law, the label of rank r (from 0) with a probability in proportion to
-  (r + 10)^-power. Each further one comes with equal chances from the topic of the first, its more popular labels more often, or by the
-  power law again. There are 1 to 2 m - 1 of them, m on average before those drawn twice are left out.
-- Its features: each feature of its labels with probability KEPT, then noise, drawn by the same power law among all features in a random
-  order, until there are as many as it is to have: 1/2 to 3/2 of `nonzeros`. More features of its labels than that all stay.
-- Values are uniform in 1/2 to 3/2 and divided by the root of the number of features: they say nothing of the label.
-So a net finds the topic first and the label then, and rare labels have few examples. Training and test examples are independent draws of
-the same structure. Each number depends on the seed and its own place alone (Philox streams), so that no part depends on another's size.
+How it is planted. Labels are dealt out at random to topics of 64. Each label has OWN features of its own, drawn
+uniformly, and its topic has SHARED features, which all of its labels have as well.
+- The labels of an example: the first one is drawn by a power law, the label of rank r (from 0) with a probability
+  proportional to (r + 10)^-power. Each further one comes, with equal chances, from the topic of the first one, its more
+  popular labels more often, or by the power law again. There are 1 to 2 m - 1 draws, m on average; repeated ones count
+  once.
+- Its features: each feature of its labels with probability KEPT, then noise up to a total of 1/2 to 3/2 of `nonzeros`;
+  noise features are drawn by the same power law, over all features in a random order. Examples whose labels give more
+  features than that have no noise.
+- Values are uniform in 1/2 to 3/2, divided by the root of the number of features. They tell nothing about the labels.
+A net finds the topic first and then the label; rare labels have few examples. Training and test examples are
+independent draws of the same structure. Each number depends on the seed and its own place alone (Philox streams), so
+that more examples begin with the same ones.
 """
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ import numpy as np
 
 from ..engine.errors import DataError, Position
 from ..engine.random import permutation, words
-from .convert_xc import MOST, MOST_LABELS, Rows, write_rows
+from .convert_xc import KEYS, MOST, MOST_LABELS, Rows, described, write_rows
 
 TOPIC = 64                                # labels of a topic
 OWN, SHARED, KEPT = 6, 4, 0.75
@@ -31,7 +34,7 @@ MADE_BY = "made_by.txt"                   # in the database's folder
 
 @dataclass(frozen=True)
 class Synthetic:
-    """The size of such data; how many labels and features an example has are means."""
+    """The size of such data; `nonzeros` and `labels_per_example` are means."""
 
     labels: int = 4096
     features: int = 16384
@@ -44,8 +47,8 @@ class Synthetic:
 
     def check(self) -> None:
         """Raise DataError for a size that cannot be."""
-        for name, most in (("labels", MOST_LABELS), ("features", MOST), ("examples", 10**8), ("test", 10**8), ("nonzeros", self.features),
-                           ("labels_per_example", self.labels)):
+        for name, most in (("labels", MOST_LABELS), ("features", MOST), ("examples", KEYS), ("test", KEYS),
+                           ("nonzeros", self.features), ("labels_per_example", self.labels)):
             if not 1 <= getattr(self, name) <= most:
                 raise DataError(f"-{name} lies between 1 and {most}, found {getattr(self, name)}")
         if not 0 <= self.power <= 10:
@@ -54,7 +57,7 @@ class Synthetic:
             raise DataError(f"-seed is a whole number from 0 on, found {self.seed}")
 
     def __str__(self) -> str:
-        return " ".join(f"-{name} {value:g}" if name == "power" else f"-{name} {value}" for name, value in vars(self).items())
+        return " ".join(f"-{name} {value}" for name, value in vars(self).items())
 
 
 class Draw:
@@ -144,8 +147,8 @@ def make(structure: Structure, part: str, first: int, count: int) -> Rows:
     rows, features = distinct(np.concatenate([signal[0], more[0]]), np.concatenate([signal[1], more[1]]), s.features)
     feature_counts = np.bincount(rows, minlength=count)
     values = (draw.uniform(len(rows)) + 0.5) / np.sqrt(feature_counts[rows])
-    return Rows(label_counts.astype(np.int32), feature_counts.astype(np.int32), labels.astype(np.int32), features.astype(np.int32),
-                values.astype(np.float32))
+    ints = (a.astype(np.int32) for a in (label_counts, feature_counts, labels, features))
+    return Rows(*ints, values=values.astype(np.float32))
 
 
 def taken(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,8 +162,8 @@ def blocks(structure: Structure, part: str, count: int) -> Iterator[Rows]:
 
 
 def build_synthetic(folder: str, size: Synthetic) -> int:
-    """Make FOLDER/xc_synthetic_train_lmdb and _test_lmdb; returns the exit code 0. Databases that are there are kept, if they were made
-    with the same flags. Raises DataError."""
+    """Make FOLDER/xc_synthetic_train_lmdb and _test_lmdb; returns the exit code 0. Existing databases are kept if they
+    were made with the same flags. Raises DataError."""
     size.check()
     target = Path(folder or "data/xc-synthetic")
     structure: Structure | None = None
@@ -170,11 +173,12 @@ def build_synthetic(folder: str, size: Synthetic) -> int:
             made_by = database / MADE_BY
             before = made_by.read_text(errors="replace").strip() if made_by.is_file() else "something else"
             if before != str(size):
-                raise DataError(f"was made by {before}\n  this is {size}: remove it, or write elsewhere", Position(str(database)))
+                raise DataError(f"was made with {before}\n  requested: {size}; remove it, or write elsewhere",
+                                Position(str(database)))
             print(f"{database} is there already")
             continue
         structure = structure or Structure(size)
-        examples, labels, features = write_rows(database, blocks(structure, part, count), lambda: (size.features, size.labels), {MADE_BY: f"{size}\n"})
-        print(f"{database}: {examples} examples, {size.features} features ({features / examples:.1f} an example), {size.labels} labels "
-              f"({labels / examples:.1f} an example)")
+        counts = write_rows(database, blocks(structure, part, count), lambda: (size.features, size.labels),
+                            {MADE_BY: f"{size}\n"})
+        print(described(database, size.features, size.labels, *counts))
     return 0

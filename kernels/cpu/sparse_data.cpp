@@ -21,7 +21,7 @@ enum Repair { kBlank, kSorted, kLabelTwice, kFeatureTwice, kLabelsOut, kFeatures
 inline bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f'; }
 inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// A whole number, perhaps with a sign, that takes all of [p, end); large ones become 2^40 and more. False if it is none.
+// A whole number, perhaps with a sign, that takes all of [p, end); large ones become 2^40 or more. False for other text.
 bool read_whole(const char* p, const char* end, long& value) {
   const bool minus = p < end && *p == '-';
   if (p < end && (*p == '-' || *p == '+')) ++p;
@@ -35,10 +35,11 @@ bool read_whole(const char* p, const char* end, long& value) {
   return true;
 }
 
-// A decimal number that takes all of [p, end). Exact where the digits and the power of ten are exact as doubles (Clinger
-// 1990), which nearly all are; else as the library reads it.
+// A decimal number that takes all of [p, end). The nearest double by one division where digits and power of ten are exact
+// (Clinger 1990), as nearly always; otherwise by the library.
 bool read_decimal(const char* p, const char* end, float& value) {
-  static constexpr double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
+  static constexpr double powers[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                      1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
   if (p < end && *p == '+') {
     ++p;
     if (p < end && *p == '-') return false;
@@ -205,12 +206,14 @@ struct Record {                                  // seen as bytes: nothing in it
 
 // Why the bytes are no record, or nothing.
 const char* open_record(const char* bytes, long size, Record& r) {
-  if (size < kHead || std::memcmp(bytes, kMagic, 3)) return "it is no row of labels and features, as brew convert_xc writes them";
+  if (size < kHead || std::memcmp(bytes, kMagic, 3))
+    return "it is no row of labels and features, as brew convert_xc writes them";
   if (bytes[3] != kMagic[3]) return "it has a version that this brew does not know";
   r.at = bytes;
   r.labels = r.load<int>(4);
   r.features = r.load<int>(8);
-  if (r.labels < 0 || r.features < 0 || size != kHead + 4 * (r.labels + 2 * r.features)) return "it is cut off or damaged: its length is not what it says";
+  if (r.labels < 0 || r.features < 0 || size != kHead + 4 * (r.labels + 2 * r.features))
+    return "it is cut off or damaged: its length is not what it says";
   for (long i = 0; i < r.labels; ++i)
     if (r.label(i) < 0 || (i && r.label(i) <= r.label(i - 1))) return "it is damaged: its labels do not rise";
   for (long i = 0; i < r.features; ++i) {
@@ -251,16 +254,19 @@ void bind_sparse_data(py::module_& m) {
     Py_ssize_t n;
     PyBytes_AsStringAndSize(text.ptr(), &p, &n);
     const long most = std::numeric_limits<int>::max();
-    RowParser parser{p, std::min(labels, most), std::min(features, most), std::clamp(label_base, -most, most), std::clamp(feature_base, -most, most), repair, {}, {}};
+    RowParser parser{p, std::min(labels, most), std::min(features, most), std::clamp(label_base, 0L, 1L),
+                     std::clamp(feature_base, 0L, 1L), repair, {}, {}};
     { Release _; parser.read(n); }
     const Rows& r = parser.out;
     py::object fault = py::none();
     if (r.fault != kNone) fault = py::make_tuple((int)r.fault, r.line, r.begin, r.end);
-    return py::make_tuple(as_array(r.label_counts), as_array(r.feature_counts), as_array(r.labels), as_array(r.index), as_array(r.values),
-                          std::vector<long>(r.repairs, r.repairs + kRepairs), fault);
-  }, py::arg("text"), py::arg("labels"), py::arg("features"), py::arg("label_base"), py::arg("feature_base"), py::arg("repair"));
+    return py::make_tuple(as_array(r.label_counts), as_array(r.feature_counts), as_array(r.labels), as_array(r.index),
+                          as_array(r.values), std::vector<long>(r.repairs, r.repairs + kRepairs), fault);
+  }, py::arg("text"), py::arg("labels"), py::arg("features"), py::arg("label_base"), py::arg("feature_base"),
+     py::arg("repair"));
   // The records of rows, given by the counts of each row and their labels, indices and values, one row after the other.
-  m.def("pack_rows", [](const Ints& label_counts, const Ints& feature_counts, const Ints& labels, const Ints& index, const Array& values) {
+  m.def("pack_rows", [](const Ints& label_counts, const Ints& feature_counts, const Ints& labels, const Ints& index,
+                        const Array& values) {
     sized(label_counts.size(), feature_counts);
     sized(index.size(), values);
     check_row_counts(label_counts, labels.size());
@@ -273,7 +279,9 @@ void bind_sparse_data(py::module_& m) {
     for (long i = 0; i < label_counts.size(); ++i) {
       const int n[2] = {label_counts.data()[i], feature_counts.data()[i]};
       record.clear();
-      const auto add = [&](const void* from, long bytes) { record.insert(record.end(), (const char*)from, (const char*)from + bytes); };
+      const auto add = [&](const void* from, long bytes) {
+        record.insert(record.end(), (const char*)from, (const char*)from + bytes);
+      };
       add(kMagic, 4);
       add(n, 8);
       add(label, 4L * n[0]);
@@ -284,7 +292,8 @@ void bind_sparse_data(py::module_& m) {
     }
     return records;
   }, nc("label_counts"), nc("feature_counts"), nc("labels"), nc("index"), nc("values"));
-  // (most labels, most features) of records, or the number of the first that is none, and why: (labels, features, number, why).
+  // (most labels, most features, number, why) of records; the last two of the first one that cannot be used: -1 and ""
+  // if all can.
   m.def("widest_row", [](const std::vector<py::bytes>& records) -> py::tuple {
     long labels = 0, features = 0;
     for (size_t i = 0; i < records.size(); ++i) {

@@ -1,4 +1,4 @@
-"""SparseData: rows of labels and features as padded batches, in which order, resumed, dealt out, and what is said of damaged ones."""
+"""SparseData: rows as padded batches, their order, resuming, ranks, and errors for damaged records."""
 from __future__ import annotations
 
 import copy
@@ -38,15 +38,18 @@ def some_rows(n: int = 23) -> list[Row]:
 
 
 def write(rows: Sequence[Row], folder: str = "db") -> list[Row]:
-    ints = ([len(labels) for labels, _ in rows], [len(f) for _, f in rows], [v for labels, _ in rows for v in labels], [v for _, f in rows for v in f])
+    ints = ([len(labels) for labels, _ in rows], [len(f) for _, f in rows], [v for labels, _ in rows for v in labels],
+            [v for _, f in rows for v in f])
     values = np.array([v for _, f in rows for v in f.values()], np.float32)
     write_rows(folder, [Rows(*(np.array(i, np.int32) for i in ints), values)], lambda: (FEATURES, LABELS))
     return list(rows)
 
 
-def data(batch: int = 4, more: str = "", phase: int = brew.TRAIN, seed: int = 5, tops: Sequence[str] = ("value", "index", "label"), source: str = "db") -> brew.Net:
+def data(batch: int = 4, more: str = "", phase: int = brew.TRAIN, seed: int = 5,
+         tops: Sequence[str] = ("value", "index", "label"), source: str = "db") -> brew.Net:
     names = " ".join(f'top: "{top}"' for top in tops)
-    text = f'layer {{ name: "d" type: "SparseData" {names} sparse_data_param {{ source: "{source}" batch_size: {batch} {more} }} }}'
+    text = f"""layer {{ name: "d" type: "SparseData" {names}
+                        sparse_data_param {{ source: "{source}" batch_size: {batch} {more} }} }}"""
     return brew.Net(parse(text, pb.NetParameter(), "net.prototxt"), phase, seed=seed)
 
 
@@ -100,10 +103,13 @@ def test_large_numbers_are_exact() -> None:
     labels, index = [2**24 + 1, 2**30 + 3], [2**30 + 1, 2**31 - 1]
     write(some_rows(1))
     put(b"00000000", record(labels, index))
-    text = 'layer { name: "d" type: "SparseData" top: "value" top: "index" top: "label" sparse_data_param { source: "db" batch_size: 1 } }'
-    net = brew.Net(parse(text + 'layer { name: "s" type: "Silence" bottom: "value" bottom: "index" bottom: "label" }', pb.NetParameter()))
+    text = """layer { name: "d" type: "SparseData" top: "value" top: "index" top: "label"
+                      sparse_data_param { source: "db" batch_size: 1 } }
+              layer { name: "s" type: "Silence" bottom: "value" bottom: "index" bottom: "label" }"""
+    net = brew.Net(parse(text, pb.NetParameter()))
     net.forward()
-    assert net.blobs["index"].value.read_as(INT32).tolist() == [index] and net.blobs["label"].value.read_as(INT32).tolist() == [labels]
+    assert net.blobs["index"].value.read_as(INT32).tolist() == [index]
+    assert net.blobs["label"].value.read_as(INT32).tolist() == [labels]
 
 
 def test_what_the_user_holds_is_filled(device: str) -> None:
@@ -146,15 +152,18 @@ def test_any_batch_can_be_gone_to(prefetch: int) -> None:
 
 
 TRAINED = """
-    layer { name: "d" type: "SparseData" top: "value" top: "index" top: "label" sparse_data_param { source: "db" batch_size: 4 shuffle: true } }
+    layer { name: "d" type: "SparseData" top: "value" top: "index" top: "label"
+            sparse_data_param { source: "db" batch_size: 4 shuffle: true } }
     layer { name: "fc1" type: "InnerProduct" bottom: "value" bottom: "index" top: "fc1"
             inner_product_param { num_output: 16 input_dim: 50 weight_filler { type: "xavier" } } }
     layer { name: "relu" type: "ReLU" bottom: "fc1" top: "fc1" }
-    layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2" inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+    layer { name: "fc2" type: "InnerProduct" bottom: "fc1" top: "fc2"
+            inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
     layer { name: "cut" type: "Slice" bottom: "label" top: "first" top: "rest" slice_param { slice_point: 1 } }
     layer { name: "flat" type: "Reshape" bottom: "first" top: "class" reshape_param { shape { dim: -1 } } }
     layer { name: "none" type: "Silence" bottom: "rest" }
-    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "class" top: "loss" loss_param { ignore_label: -1 } }"""
+    layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc2" bottom: "class" top: "loss"
+            loss_param { ignore_label: -1 } }"""
 
 
 def planted(n: int = 60) -> list[Row]:
@@ -220,20 +229,26 @@ def put(key: bytes, record: bytes, folder: str = "db") -> None:
         txn.put(key, record)
 
 
-def record(labels: Sequence[int] = (1,), index: Sequence[int] = (2, 4), values: Sequence[float] = (1, 2), head: bytes = b"BXC\1") -> bytes:
-    return head + struct.pack(f"<ii{len(labels)}i{len(index)}i{len(values)}f", len(labels), len(index), *labels, *index, *values)
+def record(labels: Sequence[int] = (1,), index: Sequence[int] = (2, 4), values: Sequence[float] = (1, 2),
+           head: bytes = b"BXC\1") -> bytes:
+    return head + struct.pack(f"<ii{len(labels)}i{len(index)}i{len(values)}f", len(labels), len(index), *labels, *index,
+                              *values)
 
 
-NONE, CUT = "it is no row of labels and features, as brew convert_xc writes them", "it is cut off or damaged: its length is not what it says"
+NONE = "it is no row of labels and features, as brew convert_xc writes them"
+CUT = "it is cut off or damaged: its length is not what it says"
+LABELS_FALL, INDICES_FALL = (f"it is damaged: its {what} do not rise" for what in ("labels", "indices"))
+NOT_FINITE = "it is damaged: a value is not finite"
+DAMAGED = [
+    (b"", NONE), (record()[:11], NONE), (pb.Datum(channels=1, data=b"123456789").SerializeToString(), NONE),
+    (record(head=b"BXC\2"), "it has a version that this brew does not know"),
+    (record()[:-1], CUT), (record() + b"0", CUT), (record(values=[1]), CUT), (b"BXC\1" + b"\xff\xff\xff\x7f" * 2, CUT),
+    (b"BXC\1" + struct.pack("<iii", -1, 2, 1), CUT), (record([3, 3]), LABELS_FALL), (record([-1]), LABELS_FALL),
+    (record(index=[4, 2]), INDICES_FALL), (record(index=[-1, 2]), INDICES_FALL),
+    (record(values=[1, np.nan]), NOT_FINITE), (record(values=[-np.inf, 0]), NOT_FINITE)]
 
 
-@pytest.mark.parametrize("damaged, why", [
-    (b"", NONE), (record()[:11], NONE), (pb.Datum(channels=1, height=1, width=1, data=b"123456789").SerializeToString(), NONE),
-    (record(head=b"BXC\2"), "it has a version that this brew does not know"), (record()[:-1], CUT), (record() + b"0", CUT),
-    (record(values=[1]), CUT), (b"BXC\1" + struct.pack("<ii", 2**31 - 1, 2**31 - 1), CUT), (b"BXC\1" + struct.pack("<iii", -1, 2, 1), CUT),
-    (record([3, 3]), "it is damaged: its labels do not rise"), (record([-1]), "it is damaged: its labels do not rise"),
-    (record(index=[4, 2]), "it is damaged: its indices do not rise"), (record(index=[-1, 2]), "it is damaged: its indices do not rise"),
-    (record(values=[1, np.nan]), "it is damaged: a value is not finite"), (record(values=[-np.inf, 0]), "it is damaged: a value is not finite")])
+@pytest.mark.parametrize("damaged, why", DAMAGED)
 @pytest.mark.parametrize("more", ["", "shuffle: true"])
 def test_a_damaged_record_is_named_by_its_key(damaged: bytes, why: str, more: str) -> None:
     write(some_rows())
@@ -260,7 +275,8 @@ def test_every_cut_and_every_changed_byte_is_an_error_or_harmless() -> None:
             labels, features, number, why = cpu.widest_row([changed])
             assert (number == 0) == bool(why) and (why or (labels, features) == (2, 3))
             if not why:
-                values, index, label = np.empty((1, 3), np.float32), np.empty((1, 3), np.int32), np.empty((1, 2), np.int32)
+                values, index = np.empty((1, 3), np.float32), np.empty((1, 3), np.int32)
+                label = np.empty((1, 2), np.int32)
                 cpu.join_rows([changed], values, index, label)
                 assert np.isfinite(values).all() and (index >= 0).all() and (label >= 0).all()
 
@@ -275,8 +291,10 @@ def test_a_database_of_images_is_refused_when_the_net_is_built() -> None:
     ('source: "nowhere" batch_size: 2', DataError, "nowhere: there is no LMDB here"),
     ('source: "db"', NetError, 'layer "d" (type "SparseData"): batch_size must be given, and be more than 0'),
     ("batch_size: 2", NetError, 'layer "d" (type "SparseData"): source must name a database'),
-    ('source: "db" batch_size: 2 } transform_param { scale: 2', NetError, 'layer "d" (type "SparseData"): transform_param is for images')])
-def test_bad_parameters_are_errors_with_a_line(param: str, error: type[Exception], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ('source: "db" batch_size: 2 } transform_param { scale: 2', NetError,
+     'layer "d" (type "SparseData"): transform_param is for images')])
+def test_bad_parameters_are_errors_with_a_line(param: str, error: type[Exception], message: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
     write(some_rows())
     text = f'layer {{ name: "d" type: "SparseData" top: "v" top: "i"\n sparse_data_param {{ {param} }} }}'
     with pytest.raises(error) as e:
@@ -291,7 +309,8 @@ def test_bad_parameters_are_errors_with_a_line(param: str, error: type[Exception
 def test_check_summary_and_time_run_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     write(planted())
     Path("net.prototxt").write_text(TRAINED)
-    assert main(["check", "-model", "net.prototxt"]) == main(["summary", "-model", "net.prototxt"]) == main(["time", "-model", "net.prototxt", "-iterations", "3"]) == 0
+    for command in (["check"], ["summary"], ["time", "-iterations", "3"]):
+        assert main([*command, "-model", "net.prototxt"]) == 0
     assert "SparseData" in capsys.readouterr().out
 
 
@@ -300,20 +319,25 @@ def test_check_summary_and_time_run_on_it(capsys: pytest.CaptureFixture[str]) ->
 def test_label_frequencies_are_read_as_written() -> None:
     rows = write(some_rows())
     examples, counts = read_label_frequencies("db/label_frequencies.txt")
-    assert examples == 23 and counts.dtype == np.int64 and counts.tolist() == np.bincount([v for labels, _ in rows for v in labels], minlength=LABELS).tolist()
+    assert examples == 23 and counts.dtype == np.int64
+    assert counts.tolist() == np.bincount([v for labels, _ in rows for v in labels], minlength=LABELS).tolist()
     write_label_frequencies("again", 7, 5, np.array([0, 7, 3]))
     assert Path("again").read_text() == "7 5 3\n0\n7\n3\n" and read_label_frequencies("again")[1].tolist() == [0, 7, 3]
     Path("short").write_text("7\n0\n7")
     assert [read_label_frequencies("short")[0], *read_label_frequencies("short")[1]] == [7, 0, 7]
 
 
-@pytest.mark.parametrize("text, where, message", [
-    ("", "1", "the first line is the number of examples"), ("a\n1\n", "1", "the first line is"), ("-3\n1\n", "1", "the first line is"), ("1 2\n1\n", "1", "the first line is"),
-    ("5 1 2\n1\n", "1", "the first line promises 2 labels; 1 counts follow"), ("5 1 2\n1\n6\n", "3", "a label's count is a whole number from 0 to 5, the number of examples; found '6'"),
-    ("5\n1\n-1\n", "3", "a label's count"), ("5\n1\n\n2\n", "3", "a label's count"), ("5\n1 2\n", "2", "a label's count"), ("5\n1\n1.0\n", "3", "a label's count"),
-    ("5\n1\n\xb2\n", "3", "a label's count")])
-def test_damaged_label_frequencies_are_named_by_their_line(text: str, where: str, message: str) -> None:
+HEAD, COUNT = "1: the first line must be the number of examples", "a label's count must lie between 0 and 5"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", HEAD), ("a\n1\n", HEAD), ("-3\n1\n", HEAD), ("1 2\n1\n", HEAD),
+    ("5 1 2\n1\n", "1: the first line promises 2 labels; 1 counts follow"),
+    ("5 1 2\n1\n6\n", f"3: {COUNT}, the number of examples; found '6'"), ("5\n1\n-1\n", f"3: {COUNT}"),
+    ("5\n1\n\n2\n", f"3: {COUNT}"), ("5\n1 2\n", f"2: {COUNT}"), ("5\n1\n1.0\n", f"3: {COUNT}"),
+    ("5\n1\n\xb2\n", f"3: {COUNT}")])
+def test_damaged_label_frequencies_are_named_by_their_line(text: str, message: str) -> None:
     Path("f").write_text(text)
     with pytest.raises(DataError) as e:
         read_label_frequencies("f")
-    assert str(e.value).startswith(f"f:{where}: {message}")
+    assert str(e.value).startswith(f"f:{message}")
