@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from ..engine.errors import DataError, Position
+from ..engine.files import check_folder
 from ..engine.random import permutation, words
+from ..engine.store import FLOAT32, INT32
 from .convert_xc import KEYS, MOST, MOST_LABELS, Rows, described, write_rows
 
 TOPIC = 64                                # labels of a topic
@@ -50,9 +52,9 @@ class Synthetic:
         for name, most in (("labels", MOST_LABELS), ("features", MOST), ("examples", KEYS), ("test", KEYS),
                            ("nonzeros", self.features), ("labels_per_example", self.labels)):
             if not 1 <= getattr(self, name) <= most:
-                raise DataError(f"-{name} lies between 1 and {most}, found {getattr(self, name)}")
+                raise DataError(f"-{name} must lie between 1 and {most}, found {getattr(self, name)}")
         if not 0 <= self.power <= 10:
-            raise DataError(f"-power lies between 0 and 10, found {self.power:g}")
+            raise DataError(f"-power must lie between 0 and 10, found {self.power:g}")
         if not 0 <= self.seed < 2**63:
             raise DataError(f"-seed is a whole number from 0 on, found {self.seed}")
 
@@ -147,8 +149,8 @@ def make(structure: Structure, part: str, first: int, count: int) -> Rows:
     rows, features = distinct(np.concatenate([signal[0], more[0]]), np.concatenate([signal[1], more[1]]), s.features)
     feature_counts = np.bincount(rows, minlength=count)
     values = (draw.uniform(len(rows)) + 0.5) / np.sqrt(feature_counts[rows])
-    ints = (a.astype(np.int32) for a in (label_counts, feature_counts, labels, features))
-    return Rows(*ints, values=values.astype(np.float32))
+    return Rows(label_counts.astype(INT32), feature_counts.astype(INT32), labels.astype(INT32), features.astype(INT32),
+                values.astype(FLOAT32))
 
 
 def taken(values: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,6 +168,7 @@ def build_synthetic(folder: str, size: Synthetic) -> int:
     were made with the same flags. Raises DataError."""
     size.check()
     target = Path(folder or "data/xc-synthetic")
+    check_folder(target)
     structure: Structure | None = None
     for part, count in (("train", size.examples), ("test", size.test)):
         database = target / f"xc_synthetic_{part}_lmdb"

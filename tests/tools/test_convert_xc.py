@@ -361,9 +361,9 @@ def test_the_real_sets_are_whole(name: str, shared: Path, capsys: pytest.Capture
     (["bibtex", "--from", "."], ".: there is no bibtex_train.txt.gz in this folder"),
     (["bibtex", "--labels", "7"], "-labels is only for xc-synthetic, not for bibtex"),
     (["xc-synthetic", "--from", "."], "xc-synthetic is generated: -from and -url are for other sets"),
-    (["xc-synthetic", "--labels", "0"], "-labels lies between 1 and 134217728, found 0"),
-    (["xc-synthetic", "--nonzeros", "17", "--features", "16"], "-nonzeros lies between 1 and 16, found 17"),
-    (["xc-synthetic", "--power", "-1"], "-power lies between 0 and 10, found -1"),
+    (["xc-synthetic", "--labels", "0"], "-labels must lie between 1 and 134217728, found 0"),
+    (["xc-synthetic", "--nonzeros", "17", "--features", "16"], "-nonzeros must lie between 1 and 16, found 17"),
+    (["xc-synthetic", "--power", "-1"], "-power must lie between 0 and 10, found -1"),
     (["xc-synthetic", "--seed", "-1"], "-seed is a whole number from 0 on, found -1")])
 def test_what_cannot_be_made_is_an_error(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", *args]) == 1

@@ -57,6 +57,7 @@ SOLVERS = {
 TEXTS = {
     **{f"{name}.prototxt": text for name, text in {**NETS, **SOLVERS}.items()},
     "list.txt": "a.png 0\n", "missing_pictures.txt": "gone.png 0\n", "nolabel.txt": "a.png\n",
+    "rows.txt": "3,1 2:1\n 1:1\n",
     "windows.csv": "filename,ymin,xmin,ymax,xmax\npictures/a.png,0,0,5,5\n", "bad.csv": "filename\nx\n",
     "empty.log": "nothing\n",
     "train.log": "I0101 00:00:00.000000  1 solver.cpp:1] Iteration 0, loss = 1\n"
@@ -188,6 +189,14 @@ convert_imageset --encode_type zip pictures/ list.txt new/deep/db | no way to en
 convert_imageset --backend leveldb pictures/ list.txt new/deep/db | plyvel | plyvel
 convert_imageset pictures/ list.txt net.prototxt/db | cannot be written
 
+convert_xc gone new/deep/db | NO_FILE
+convert_xc net.prototxt new/deep/db | net.prototxt:1: a feature is INDEX:VALUE
+convert_xc rows.txt taken | something here already
+convert_xc rows.txt net.prototxt/db | cannot be written
+convert_xc rows.txt new/deep/db -labels 2 | rows.txt:1: a label must lie between 0 and 1
+convert_xc rows.txt new/deep/db -labels -2 | found -2
+convert_xc rows.txt new/deep/db -one_based all | invalid choice
+
 compute_image_mean gone out/mean.binaryproto | there is no LMDB here
 compute_image_mean db no/folder/mean.binaryproto | NO_FOLDER
 compute_image_mean db out | Is a directory
@@ -283,6 +292,11 @@ data digits new/digits | scikit-learn | sklearn.datasets
 data mnist net.prototxt/x --from half | cannot write: Not a directory
 data tiny-imagenet-subset new/x | published nowhere
 data tinyshakespeare new/x --from half | in this folder
+data bibtex new/x --from half | there is no bibtex_train.txt.gz in this folder
+data bibtex new/x | no address is known
+data bibtex net.prototxt/x --from half | cannot write: Not a directory
+data xc-synthetic net.prototxt/x | cannot write: Not a directory
+data xc-synthetic new/x -labels 0 | -labels must lie between
 data los-speed new/x | no place to download
 
 device_query -gpu 99 | there 
@@ -350,6 +364,8 @@ WORK = """
 train -solver solver.prototxt -weights w.caffemodel
 test -model h5.prototxt -weights w.caffemodel -iterations 1
 convert_imageset pictures/ list.txt new/deep/db
+convert_xc rows.txt new/rows
+data xc-synthetic new/x --labels 9 --features 20 --examples 30 --test 3 --nonzeros 5
 surgery drop ip SURGERY OUT
 parse_log train.log out
 classify pictures/a.png out/a NET --images_dim 8,8 --center_only
@@ -364,7 +380,9 @@ def test_the_other_way_round_it_works(workshop: None) -> None:
         assert result.returncode == 0, result.stderr
     with h5py.File("out/a.h5") as file:
         assert file["data"].shape == (2, 3)
-    assert Path("new/deep/db/data.mdb").exists() and np.load("out/a.npy").shape[0] == 1
+    for folder in ("deep/db", "rows", "x/xc_synthetic_train_lmdb", "x/xc_synthetic_test_lmdb"):
+        assert Path("new", folder, "data.mdb").exists()
+    assert np.load("out/a.npy").shape[0] == 1
     assert "of the run before" not in Path("out/run_metrics.jsonl").read_text()
 
 
