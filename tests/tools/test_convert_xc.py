@@ -16,7 +16,7 @@ from brew.layers.label_frequencies import read_label_frequencies
 from brew.proto import parse, pb
 from brew.tools import convert_xc as module
 from brew.tools.cli import main
-from brew.tools.convert_xc import RowReader, Rows
+from brew.tools.convert_xc import Range, RowReader, Rows
 
 RNG = np.random.default_rng(0)
 Row = tuple[list[int], dict[int, float]]                 # labels, {feature: value}
@@ -242,6 +242,16 @@ def test_parts_of_rows() -> None:
             assert part.labels.tolist() == [v for labels, _ in expected for v in labels]
             assert part.feature_counts.tolist() == [len(f) for _, f in expected]
             assert part.index.tolist() == [v for _, f in expected for v in f] and len(part.values) == len(part.index)
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 22])
+def test_a_part_of_a_file_is_converted_with_the_sizes_of_all(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    Path("a.txt").write_text(XC)
+    for part, (first, last) in {"all": (0, 9), "head": (0, 2), "middle": (1, 3), "tail": (3, 9)}.items():
+        module.convert(RowReader("a.txt"), part, Range(first, last))
+        assert read(part) == rounded(ROWS[first:last])
+        assert Path(part, "label_frequencies.txt").read_text().startswith(f"{len(ROWS[first:last])} 10 5\n")
 
 
 # -------------------------------------------------------------------------------------------------------------- fuzz
