@@ -1,7 +1,6 @@
 """Gradients: dense arrays, or the few rows of a large matrix that a batch touches."""
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -19,7 +18,7 @@ Dense = Memory
 class RowSparse:
     """The gradient of a matrix of which a batch touches few rows: their numbers (R), sorted, each once, and their
     values (R, C). `axis` says which axis of the blob counts rows; rows along axis 1 are the columns of a ByColumns
-    memory. All other rows are zero, and solvers leave them as they are.
+    memory. A vector has rows of one value. All other rows are zero, and solvers leave them as they are.
     """
 
     # nothing of it lies in a store; what goes through all stores finds an empty one
@@ -30,7 +29,7 @@ class RowSparse:
         self.xp = active().device.xp
         self.rows: Any = None                # int32 (R), or None: no row was touched
         self.values: Any = None
-        self.grant: Callable[[RowSparse], None] | None = None    # see accumulate
+        self.grant: Any = None               # a solver's Grant, called by accumulate, or None
 
     @property
     def is_zero(self) -> bool:
@@ -60,7 +59,7 @@ class RowSparse:
         """All rows, in the blob's shape, on the device."""
         array = self.xp.zeros(self.shape, np.float32)
         if self.rows is not None:
-            (array if self.axis == 0 else array.T)[self.rows] = self.values
+            (array.T if self.axis else array.reshape(len(array), -1))[self.rows] = self.values
         return array
 
     read = dense
@@ -79,7 +78,7 @@ class RowSparse:
     def assign(self, values: Any) -> None:
         """Take the gradient of the rows in which `values`, of the blob's shape, have any."""
         array = np.asarray(values, np.float32).reshape(self.shape)
-        array = array if self.axis == 0 else array.T
+        array = array.T if self.axis else array.reshape(len(array), -1)
         rows = np.flatnonzero(array.any(1)).astype(np.int32)
         self.set_state((rows, array[rows]) if len(rows) else None)
 
@@ -98,18 +97,3 @@ class RowSparse:
 
     def set_state(self, state: Any) -> None:
         self.rows, self.values = (None, None) if state is None else map(self.xp.asarray, state)
-
-
-def touched(xp: Any, index: Any) -> tuple[Any, Any, Any]:
-    """(rows, order, starts) of row numbers (M), in which a negative one stands for none: the rows that occur, sorted,
-    int32 (R); the places of `index` in the order of their rows, and of M for equal ones, int32; and where in `order`
-    each row begins, with its end, int32 (R + 1). Nothing depends on the number of threads."""
-    order = xp.argsort(index, kind="stable").astype(np.int32) if xp is np else xp.argsort(index).astype(np.int32)
-    sorted_rows = index[order]
-    first = int(xp.searchsorted(sorted_rows, 0))
-    order, sorted_rows = order[first:], sorted_rows[first:]
-    if not len(order):
-        return sorted_rows.astype(np.int32), order, xp.zeros(1, np.int32)
-    begins = xp.flatnonzero(xp.concatenate([xp.ones(1, bool), sorted_rows[1:] != sorted_rows[:-1]]))
-    starts = xp.concatenate([begins, xp.asarray([len(order)])]).astype(np.int32)
-    return sorted_rows[begins].astype(np.int32), xp.ascontiguousarray(order), starts

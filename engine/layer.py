@@ -109,6 +109,8 @@ class Layer:
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
+    # where not None, the layer adds the seconds that its parts take, by their names (brew time)
+    parts: dict[str, float] | None = None
     user_code = False                    # its shapes are known only after importing a module of the user
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
@@ -170,6 +172,10 @@ class Layer:
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         """Multiplications and additions of one forward pass; 0 for layers that only move data or are too cheap to count."""
+        return 0
+
+    def table_bytes(self) -> int:
+        """Bytes of the tables that it keeps besides its blobs."""
         return 0
 
     fuses_backward = False               # has backward_fused, too

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .gpu_sparse import SparseKernels
+
 BLOCK = 256                                      # threads of a block
 BLOCKS = 65535                                   # at most so many; threads then take several elements
 CUDA, INCLUDE = files(__package__) / "cuda", files(__package__) / "include"
@@ -62,7 +64,7 @@ class CupyBackend:
             c += self.xp.matmul(a, b)
 
 
-class Kernels:
+class Kernels(SparseKernels):
     """Calls of the CUDA kernels. Names and arguments as in kernels.cpu; grids are (outer, channels, spatial, 1, channels)."""
 
     def __init__(self, backend: Any):
@@ -350,54 +352,6 @@ class Kernels:
             self.each("im2col", "im2col", columns.size, x[n], columns, conv)
             for g in range(groups):
                 self.backend.gemm(False, True, m, rows, width, out[n, g], columns[g * rows * width:(g + 1) * rows * width], dw[g], 1.0 if n else beta)
-
-    # ---------------------------------------------------------------------------------------------------- active sets
-
-    def active_softmax_forward(self, score: Any, unit: Any, label: Any, p: Any, place: Any, scale: Any, share: Any,
-                               each: Any, items: int) -> tuple[int, int, int]:
-        return self._active("active_softmax_forward", score, unit, label, p, place, scale, share, each, items)
-
-    def active_sigmoid_forward(self, score: Any, unit: Any, label: Any, p: Any, place: Any, scale: Any, share: Any,
-                               each: Any, items: int) -> tuple[int, int, int]:
-        return self._active("active_sigmoid_forward", score, unit, label, p, place, scale, share, each, items)
-
-    def _active(self, name: str, score: Any, unit: Any, label: Any, p: Any, place: Any, scale: Any, share: Any,
-                each: Any, items: int) -> tuple[int, int, int]:
-        """(what counts, the first bad label, the first bad unit), read from the GPU in one transfer."""
-        if not items:
-            return 0, -1, -1
-        width, labels = score.size // items, label.size // items
-        state = self.xp.empty((items, 3), np.int32)
-        self.run("active_set", name, items, score, unit, label, p, place, scale, share, each, state, width, labels)
-        host = state if self.xp is np else state.get()
-        counted = int(host[:, 0].sum(dtype=np.int64))
-
-        def first(column: int, extent: int) -> int:
-            items_with = np.flatnonzero(host[:, column] != 2**31 - 1)
-            return int(items_with[0] * extent + host[items_with[0], column]) if items_with.size else -1
-        return counted, first(1, labels), first(2, width)
-
-    def active_set_backward(self, p: Any, place: Any, scale: Any, share: Any, weights: Any, dx: Any, items: int,
-                            weight: float) -> None:
-        if items:
-            width, labels = p.size // items, place.size // items
-            self.run("active_set", "active_set_backward", items, p, place, scale, share, weights, dx, float(weight),
-                     width, labels)
-
-    def best_units(self, score: Any, unit: Any, best: Any, items: int, width: int) -> None:
-        if items:
-            self.run("active_set", "best_units", items, score, unit, best, width, best.size // items)
-
-    # -------------------------------------------------------------------------------------------------------- sparse
-
-    def rows_forward(self, x: Any, index: Any, w: Any, y: Any, items: int, columns: int) -> None:
-        self.each("sparse", "rows_forward", y.size, x, index, w, y, int(x.size // items) if items else 0, columns)
-
-    def rows_backward(self, dy: Any, index: Any, w: Any, dx: Any, items: int, columns: int) -> None:
-        self.each("sparse", "rows_backward", dx.size, dy, index, w, dx, int(dx.size // items) if items else 0, columns)
-
-    def sum_rows(self, x: Any, scale: Any, order: Any, starts: Any, y: Any, width: int, columns: int) -> None:
-        self.each("sparse", "sum_rows", y.size, x, scale, order, starts, y, width, columns)
 
     # -------------------------------------------------------------------------------------------------------- update
 

@@ -34,6 +34,7 @@ from . import inner_product as inner_product
 from . import input as input
 from . import interp as interp
 from . import lrn as lrn
+from . import lsh_inner_product as lsh_inner_product
 from . import lstm as lstm
 from . import memory_data as memory_data
 from . import multibox_loss as multibox_loss

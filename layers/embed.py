@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from ..engine.blob import Blob
-from ..engine.gradient import touched
 from ..engine.layer import Layer, exactly, item_rows, register
 from .whole_numbers import integers, refuse
 
@@ -67,17 +66,17 @@ class EmbedLayer(RowLayer):
         if self.param_propagate_down[0]:
             sparse = self.blobs[0].sparse
             if sparse is not None:
-                sparse.accumulate(*sums_of_rows(self, self.index, dy, None, 1))
+                sparse.accumulate(*sums_of_rows(self, self.index, self.blobs[0].shape[0], dy, None, 1))
             else:
                 self.k.add_rows(dy, self.index, self.blobs[0].gradient.adding(), outputs)
 
 
-def sums_of_rows(layer: Layer, index: Any, dy: Any, scale: Any, width: int) -> tuple[Any, Any]:
-    """(rows, values (R, C)): for each row number that occurs in `index` (M), the sum of the rows of dy (M / width, C)
-    where it stands, times `scale` (M)."""
-    xp, columns = layer.device.xp, dy.size // (index.size // width) if index.size else 1
-    rows, order, starts = touched(xp, index)
-    values = xp.empty((len(rows), columns), np.float32)
+def sums_of_rows(layer: Layer, index: Any, count: int, dy: Any, scale: Any, width: int) -> tuple[Any, Any]:
+    """(rows, values (R, C)): for each row number below `count` that occurs in `index` (M), -1 being none, the sum of the rows
+    of dy (M / width, C) where it stands, times `scale` (M)."""
+    columns = dy.size // (index.size // width) if index.size else 1
+    rows, order, starts = layer.k.group_rows(index, count)
+    values = layer.device.xp.empty((len(rows), columns), np.float32)
     if len(rows):
         layer.k.sum_rows(dy, scale, order, starts, values, width, columns)
     return rows, values

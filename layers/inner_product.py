@@ -127,7 +127,7 @@ class InnerProductLayer(Layer):
         assert sparse is not None
         if self.pair:
             if x.size:
-                sparse.accumulate(*sums_of_rows(self, self.index.reshape(-1), dy, x, x.shape[1]))
+                sparse.accumulate(*sums_of_rows(self, self.index.reshape(-1), self.inputs, dy, x, x.shape[1]))
             return
         slopes = dy.reshape(self.rows, self.outputs)
         found = xp.flatnonzero((slopes != 0).any(0)).astype(np.int32)

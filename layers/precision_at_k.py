@@ -33,8 +33,8 @@ class PrecisionAtKLayer(Layer):
              RECALL: hits / labels of the item.
              NDCG: the sum of 1 / log2(1 + rank) over hits, divided by that of min(k, labels) hits in the first ranks.
              PROPENSITY: PSP@k: the sum of 1 / p over all items' hits, divided by the largest possible.
-    label_frequencies            for PROPENSITY: a text file, "examples N labels L" and then how many examples have each
-                                 label, one number a line. For a label of n examples p = 1 / (1 + c e^(-a log(n + b))),
+    label_frequencies            for PROPENSITY: the text file that brew convert_xc writes: how many examples have each
+                                 label of N. For a label of n examples p = 1 / (1 + c e^(-a log(n + b))),
                                  c = (log N - 1) (b + 1)^a (Jain, Prabhu and Varma 2016).
     propensity_a, propensity_b   a and b, default 0.55 and 1.5. Published: 0.5 and 0.4 for WikiLSHTC-325K, 0.6 and 2.6
                                  for Amazon-670K.

@@ -1,7 +1,8 @@
 """AdaDelta: steps in the units of the weights."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -14,7 +15,7 @@ class AdaDeltaSolver(Solver):
     Zeiler, arXiv 1212.5701 (2012); m is momentum. Histories: all h, then all h2.
     """
 
-    histories = 2
+    histories, kernel = 2, "adadelta_update"
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        self.kernels.adadelta_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum, self.param.delta)
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
+        return scale, decay, self.l1, rate, self.param.momentum, self.param.delta

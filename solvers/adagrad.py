@@ -1,7 +1,8 @@
 """AdaGrad: rates that shrink with the gradients so far."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -14,7 +15,7 @@ class AdaGradSolver(Solver):
     Duchi, Hazan, Singer, JMLR 12 (2011).  momentum must be 0.
     """
 
-    histories, takes_momentum = 1, False
+    histories, takes_momentum, kernel = 1, False, "adagrad_update"
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        self.kernels.adagrad_update(*self.parts(span), scale, decay, self.l1, rate, self.param.delta)
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
+        return scale, decay, self.l1, rate, self.param.delta

@@ -1,7 +1,8 @@
 """Adam: momentum over a running root mean square."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -15,12 +16,12 @@ class AdamSolver(Solver):
     Kingma and Ba, ICLR 2015; m is momentum, m2 momentum2. Histories: all h1, then all h2.
     """
 
-    histories = 2
+    histories, kernel = 2, "adam_update"
 
     def correction(self) -> float:
         p, t = self.param, self.iter + 1
         return float((1 - p.momentum2**t) ** 0.5 / (1 - p.momentum**t))
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
         p = self.param
-        self.kernels.adam_update(*self.parts(span), scale, decay, self.l1, rate * self.correction(), p.momentum, p.momentum2, p.delta)
+        return scale, decay, self.l1, rate * self.correction(), p.momentum, p.momentum2, p.delta

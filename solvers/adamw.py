@@ -1,7 +1,8 @@
 """AdamW: Adam whose weights decay apart from the gradient."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .adam import AdamSolver
 from .solver import register
 
@@ -16,6 +17,8 @@ class AdamWSolver(AdamSolver):
     sign (L1), and follows the learning rate. Histories as Adam's.
     """
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+    kernel = "adamw_update"
+
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
         p = self.param
-        self.kernels.adamw_update(*self.parts(span), scale, decay, self.l1, rate, self.correction(), p.momentum, p.momentum2, p.delta)
+        return scale, decay, self.l1, rate, self.correction(), p.momentum, p.momentum2, p.delta

@@ -4,7 +4,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite, sqrt
 from typing import Any
 
@@ -29,10 +28,48 @@ class Rows(Span):
     arrays: Any
 
 
+@dataclass(frozen=True)
+class Grant:
+    """A solver's leave to update the rows of one parameter within backward, as soon as their gradients are known: called
+    with the gradient, once in each backward pass."""
+
+    solver: Iteration
+    slot: Slot
+    rate: float
+
+    def __call__(self, gradient: RowSparse) -> None:
+        self._begin()
+        self.solver._update_rows(self.slot, self.rate, 1.0, self._decay())
+        gradient.clear()
+
+    @property
+    def kernel(self) -> str:
+        """The kernel of this solver's update, for a layer that updates rows itself while it has them; "": it has none."""
+        return self.solver.kernel if type(self.solver).update is Iteration.update else ""
+
+    def take(self) -> tuple[tuple[Any, ...], list[Any]]:
+        """(the last arguments of that kernel, weights and histories (rows, columns)): from here on the layer does what
+        a call would do."""
+        self._begin()
+        shape = self.slot.blob.shape
+        rows = shape[self.slot.blob.sparse.axis]          # type: ignore[union-attr]
+        arrays = [self.solver.arena.part(array, self.slot).reshape(rows, -1)
+                  for array in (self.solver.arena.data, *self.solver.history)]
+        return self.solver.constants(self.rate, 1.0, self._decay()), arrays
+
+    def _begin(self) -> None:
+        self.solver.stage = UPDATE                        # from here on the iteration cannot be undone
+        self.solver.arena.bring(self.slot)
+
+    def _decay(self) -> float:
+        return self.solver.param.weight_decay * self.slot.decay_mult
+
+
 class Iteration(Declaration):
     """What a solver does between two values of `iter`."""
 
     histories = 0
+    kernel = ""                              # of an update whose last arguments are constants(): see update()
     by_parameter = False
     arena: Arena
     history: list[Any]
@@ -185,15 +222,10 @@ class Iteration(Declaration):
         base = rate(p, self.iter, advance(p, self.iter, self.current_step))
         alone = {id(owner.blob) for owner in net.learnable if owner.readers == 1}
 
-        def update(gradient: RowSparse, slot: Slot) -> None:
-            self.stage = UPDATE                           # from here on the iteration cannot be undone
-            self.arena.bring(slot)
-            self._update_rows(slot, base * slot.lr_mult, 1.0, p.weight_decay * slot.decay_mult)
-            gradient.clear()
         gradients = [(slot, slot.blob.sparse) for slot in self.arena.sparse if id(slot.blob) in alone]
         try:
             for slot, gradient in gradients:
-                gradient.grant = partial(update, slot=slot)            # type: ignore[union-attr]
+                gradient.grant = Grant(self, slot, base * slot.lr_mult)        # type: ignore[union-attr]
             net.run.backward(None, 0, False, False)
         finally:
             for _, gradient in gradients:
@@ -206,7 +238,12 @@ class Iteration(Declaration):
                      owner.blob.value.magnitude(), owner.blob.gradient.magnitude())
 
     def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        """Change a part of the arena by its gradients: what each kind of solver is."""
+        """Change a part of the arena by its gradients: what each kind of solver is, by its `kernel` or by a method."""
+        getattr(self.kernels, self.kernel)(*self.parts(span), *self.constants(rate, scale, decay))
+
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
+        """The last arguments of `kernel`, behind the weights, gradients and histories."""
+        raise NotImplementedError
 
     def parts(self, span: Span) -> list[Any]:
         """The weights, gradients and histories in a part of the arena, for a kernel."""

@@ -1,7 +1,8 @@
 """Nesterov: momentum that looks ahead."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -14,7 +15,7 @@ class NesterovSolver(Solver):
     Nesterov 1983, in the form of Sutskever et al., ICML 2013, section 2.
     """
 
-    histories = 1
+    histories, kernel = 1, "nesterov_update"
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        self.kernels.nesterov_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum)
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
+        return scale, decay, self.l1, rate, self.param.momentum

@@ -1,7 +1,8 @@
 """RMSProp: rates divided by a running root mean square."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -24,9 +25,10 @@ class RMSPropSolver(Solver):
         if not 0 <= self.param.rms_decay < 1:
             self._fail(f"rms_decay must be at least 0 and less than 1, found {self.param.rms_decay:g}")
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
+    @property
+    def kernel(self) -> str:                               # type: ignore[override]
+        return "rmsprop_momentum_update" if self.param.momentum else "rmsprop_update"
+
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
         p = self.param
-        if p.momentum:
-            self.kernels.rmsprop_momentum_update(*self.parts(span), scale, decay, self.l1, rate, p.rms_decay, p.momentum, p.delta)
-        else:
-            self.kernels.rmsprop_update(*self.parts(span), scale, decay, self.l1, rate, p.rms_decay, p.delta)
+        return scale, decay, self.l1, rate, p.rms_decay, *((p.momentum,) if p.momentum else ()), p.delta

@@ -1,7 +1,8 @@
 """SGD: stochastic gradient descent with momentum."""
 from __future__ import annotations
 
-from ..engine.arena import Span
+from typing import Any
+
 from .solver import Solver, register
 
 
@@ -15,7 +16,7 @@ class SGDSolver(Solver):
     weight (L2) or its sign (L1). The history is one array per parameter.
     """
 
-    histories = 1
+    histories, kernel = 1, "sgd_update"
 
-    def update(self, span: Span, rate: float, scale: float, decay: float) -> None:
-        self.kernels.sgd_update(*self.parts(span), scale, decay, self.l1, rate, self.param.momentum)
+    def constants(self, rate: float, scale: float, decay: float) -> tuple[Any, ...]:
+        return scale, decay, self.l1, rate, self.param.momentum

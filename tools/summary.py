@@ -47,9 +47,9 @@ def summary(args: argparse.Namespace) -> int:
     print(f"parameters  {owned:,} ({_bytes(4 * owned)})")
     items = _batch(graph)
     print(f"MACs        {macs:,} for the batch of {items}" + (f", {short(macs // items)} for each item" if items > 1 else ""))
-    train = args.phase == "TRAIN"
+    train, tables = args.phase == "TRAIN", sum(layer.table_bytes() for layer in graph.nodes)
     print(f"memory      {'at most ' if train else ''}{_bytes(graph.memory * (2 if train else 1))} for blobs{' and their gradients, which take turns' if train else ''}, "
-          f"{_bytes(4 * owned * (3 if train else 1))} for parameters{', gradients and history' if train else ''}")
+          f"{_bytes(4 * owned * (3 if train else 1))} for parameters{', gradients and history' if train else ''}" + (f", {_bytes(tables)} for tables" if tables else ""))
     return 0
 
 

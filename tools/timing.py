@@ -52,7 +52,8 @@ def measure(net: Net, iterations: int) -> dict[str, Any]:
         flops = layer.flops(net.bottoms[i], net.tops[i])
         layers.append({"name": layer.name, "type": layer.type, "forward_ms": f, "backward_ms": b, "flops": flops,
                        "gflops": flops / f / 1e6 if f else 0.0, "runs_with": runs_with.get(i, ""), "kernel": getattr(getattr(layer, "engine", None), "kernel", ""),
-                       "layout": _layout_name(net.tops[i][0].value.layout) if net.tops[i] else "", "copies": copies})
+                       "layout": _layout_name(net.tops[i][0].value.layout) if net.tops[i] else "", "copies": copies,
+                       "parts_ms": {name: 1e3 * seconds / iterations for name, seconds in (layer.parts or {}).items()}})
     return {"net": net.name, "phase": "TRAIN" if net.phase == pb.TRAIN else "TEST", "device": net.device.name, "iterations": iterations,
             "threads": getattr(net.device, "threads", 0), "layers": layers, "forward_ms": forward_ms,
             "backward_ms": backward_ms, "total_ms": forward_ms + backward_ms, "memory_bytes": memory}
@@ -99,6 +100,8 @@ def _alone(net: Net, iterations: int) -> tuple[list[float], list[float], list[li
         copies[i] += _copies(net, i, net.run_backward)
     forward: list[list[float]] = [[] for _ in everything]
     backward: list[list[float]] = [[] for _ in everything]
+    for layer in net.nodes:
+        layer.parts = {}
     for _ in range(iterations):
         _renew_inputs(net)
         net.clear_param_diffs()
@@ -157,6 +160,9 @@ def _show(figures: dict[str, Any], net: Net) -> None:
                       f"{row['gflops']:.1f}" if row["flops"] else "", row["layout"], row["kernel"], row["runs_with"], ", ".join(row["copies"]))
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
+    for row in figures["layers"]:
+        if row["parts_ms"]:
+            print(f"{row['name']}: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in row["parts_ms"].items()))
     print("Each layer alone; in whole runs those that name another run in its pass, and blobs in between are not made. Copies are of blobs to other layouts.")
     print(f"whole runs: forward {figures['forward_ms']:.3f} ms, backward {figures['backward_ms']:.3f} ms, together {figures['total_ms']:.3f} ms; "
           f"memory {figures['memory_bytes'] / 2**20:.1f} MiB")

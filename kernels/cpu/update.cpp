@@ -1,5 +1,5 @@
 // The solver's passes over the flat arena of parameters.
-#include "../include/update.h"
+#include "update_steps.h"
 
 #include <cmath>
 
@@ -31,11 +31,12 @@ void bind_update(py::module_& m) {
     const float* x = x_.data(); const long n = x_.size(); Release _;
     return pieces(n, [=](long i) { return (double)x[i] * x[i]; });
   }, nc("x"));
-  // Each solver's update: w -= step, and the step replaces the gradient, as in Caffe. h and h2 are its histories.
+  // Each solver's update: see update_steps.h.
   m.def("sgd_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
     sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
-    each(n, [=](long i) { w[i] -= g[i] = sgd_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, momentum); });
+    const SgdUpdate step{scale, decay, l1, rate, momentum};
+    each(n, [=](long i) { step(w, g, h, nullptr, i); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"));
   m.def("nesterov_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float momentum) {
     sized(w_.size(), g_, h_);
@@ -45,7 +46,8 @@ void bind_update(py::module_& m) {
   m.def("adagrad_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float delta) {
     sized(w_.size(), g_, h_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(); const long n = w_.size(); Release _;
-    each(n, [=](long i) { w[i] -= g[i] = adagrad_step(regularized(g[i], w[i], scale, decay, l1), h + i, rate, delta); });
+    const AdagradUpdate step{scale, decay, l1, rate, delta};
+    each(n, [=](long i) { step(w, g, h, nullptr, i); });
   }, nc("w"), nc("g"), nc("h"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("delta"));
   m.def("rmsprop_update", [](Array& w_, Array& g_, Array& h_, float scale, float decay, bool l1, float rate, float rms_decay, float delta) {
     sized(w_.size(), g_, h_);
@@ -60,7 +62,8 @@ void bind_update(py::module_& m) {
   m.def("adam_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float momentum, float momentum2, float delta) {
     sized(w_.size(), g_, h_, h2_);
     float *w = w_.mutable_data(), *g = g_.mutable_data(), *h = h_.mutable_data(), *h2 = h2_.mutable_data(); const long n = w_.size(); Release _;
-    each(n, [=](long i) { w[i] -= g[i] = adam_step(regularized(g[i], w[i], scale, decay, l1), h + i, h2 + i, rate, momentum, momentum2, delta); });
+    const AdamUpdate step{scale, decay, l1, rate, momentum, momentum2, delta};
+    each(n, [=](long i) { step(w, g, h, h2, i); });
   }, nc("w"), nc("g"), nc("h"), nc("h2"), py::arg("scale"), py::arg("decay"), py::arg("l1"), py::arg("rate"), py::arg("momentum"), py::arg("momentum2"), py::arg("delta"));
   m.def("rmsprop_momentum_update", [](Array& w_, Array& g_, Array& h_, Array& h2_, float scale, float decay, bool l1, float rate, float rms_decay, float momentum, float delta) {
     sized(w_.size(), g_, h_, h2_);

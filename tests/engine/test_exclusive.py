@@ -93,7 +93,7 @@ SOLVERS: dict[str, Callable[[Any], object]] = {
     "step": lambda s: s.step(1), "solve": lambda s: s.solve(), "snapshot": lambda s: s.snapshot(), "restore": lambda s: s.restore("s_iter_0.solverstate"),
     "apply_update": lambda s: s.apply_update(), "test": lambda s: s.test(), "test_all": lambda s: s.test_all(), "load_weights": lambda s: s.load_weights("w.caffemodel"),
     "share_weights": lambda s: s.share_weights(brew.Net("deploy.prototxt")), "averaged": lambda s: s.averaged().__enter__(), "state": lambda s: s.state()}
-SOLVERS_FREE = {"add_callback", "update", "parts", "net_class", "declared", "make_net", "obey", "tell"}
+SOLVERS_FREE = {"add_callback", "update", "constants", "parts", "net_class", "declared", "make_net", "obey", "tell"}
 
 
 def methods(cls: type) -> set[str]:

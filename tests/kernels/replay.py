@@ -28,10 +28,11 @@ ROOT = Path(__file__).parents[1]
 # take no arrays
 SETTINGS = {"release_threads", "set_threads", "best_isa", "parse_datum", "parse_rows", "widest_row", "winograd_gradient_memory", "max_lanes",
             "version"}
-ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words"}             # any length is right
+ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words", "group_rows"}      # any length is right
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
 # a row less may still be an image, or shorter rows
-ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows"}
+# or no row that is used
+ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows", "units_forward", "units_backward", "merge_best"}
 OFTEN = 4                                                                              # calls of each binding with arguments of these kinds
 failures: list[str] = []
 called: Counter[str] = Counter()
@@ -139,6 +140,8 @@ MORE: list[tuple[str, list[tuple[int, ...]], dict[int, Any]]] = [
     ('type: "Convolution" top: "y" convolution_param { num_output: 64 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" } }', [(4, 64, 10, 10)], {}),
     ('type: "Convolution" top: "y" convolution_param { num_output: 20 kernel_size: 3 pad: 1 weight_filler { type: "gaussian" } }', [(2, 40, 6, 6)], {}),
     ('type: "InnerProduct" top: "y" inner_product_param { num_output: 4 }', [(3, 300)], {}),
+    *((f'type: "LSHInnerProduct" top: "y" top: "u" inner_product_param {{ num_output: 40 }} lsh_param {{ num_hashes: 2 num_tables: 3 bucket_size: 4 num_samples: 9 test_top_k: 3 {p} }}',
+       [(5, 20), (5, 2)], {1: 3}) for p in ("hash: SIMHASH", "hash: DWTA sampling: TOP_K test: SAMPLED", "hash: WTA sampling: THRESHOLD active_set: BATCH rehash: INCREMENTAL rehash_interval: 1")),
 ]
 CHAIN = """force_backward: true
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 2 dim: 16 dim: 9 dim: 9 } } }
@@ -182,6 +185,10 @@ def solvers() -> None:
                        ("AdaDelta", "momentum: 0.9 delta: 1e-6"), ("Adam", "momentum: 0.9"), ("AdamW", "momentum: 0.9")):
         Path("solver.prototxt").write_text(f'net_param {{ {net} }} type: "{kind}" base_lr: 0.1 lr_policy: "fixed" max_iter: 2 clip_gradients: 5 snapshot_after_train: false {more}\n')
         brew.get_solver("solver.prototxt").step(2)
+        if f"{kind.lower()}_update" in cpu.FUSED_UPDATES:
+            sampled = net.replace('"InnerProduct"', '"LSHInnerProduct"').replace('top: "y" inner', 'top: "y" top: "u" lsh_param { num_samples: 2 sampling: UNIFORM } inner')
+            Path("solver.prototxt").write_text(f'net_param {{ {sampled} }} type: "{kind}" base_lr: 0.1 lr_policy: "fixed" max_iter: 2 snapshot_after_train: false {more}\n')
+            brew.get_solver("solver.prototxt").step(2)
 
 
 def transforms() -> None:

@@ -76,6 +76,13 @@ CASES: list[tuple[str, list[tuple[int, ...]], tuple[int, ...]]] = [
     ('type: "InnerProduct" top: "y" inner_product_param { num_output: 3 sparse_gradient: true weight_filler { type: "gaussian" } bias_filler { type: "gaussian" } }', [(4, 5)], ()),
     *((f'type: "InnerProduct" top: "y" inner_product_param {{ num_output: 3 input_dim: 5 transpose: {t} bias_term: {b} weight_filler {{ type: "gaussian" }} }}', [(4, 6), (4, 6)], (1,))
       for t in ("true", "false") for b in ("true", "false")),
+    *((f'type: "LSHInnerProduct" top: "y" top: "u" inner_product_param {{ num_output: 30 {m} weight_filler {{ type: "gaussian" std: 0.5 }} }} lsh_param {{ {p} }}', shapes, tuple(range(1, len(shapes))))
+      for p, m in (("hash: WTA num_hashes: 1 num_tables: 4 num_samples: 12", ""), ("hash: DWTA num_hashes: 1 num_tables: 4 num_samples: 12", "bias_term: false"),
+                   ("sampling: UNIFORM num_samples: 30", ""), ("sampling: UNIFORM num_samples: 12 active_set: BATCH", ""),
+                   ("hash: SIMHASH num_hashes: 2 num_tables: 4 num_samples: 30 active_set: BATCH", ""),
+                   ("hash: WTA num_hashes: 1 num_tables: 4 num_samples: 12 active_set: BATCH sampling: THRESHOLD", "bias_term: false"),
+                   ("hash: DWTA num_hashes: 1 num_tables: 4 num_samples: 12 sampling: TOP_K", "input_dim: 12"))
+      for shapes in ([[(4, 10)] * 2, [(4, 10)] * 2 + [(4, 3)]] if "input_dim" in m else [[(4, 12)], [(4, 12), (4, 3)]])),
     *((f'type: "MVN" top: "y" mvn_param {{ {o} }}', [(2, 3, 4, 2)], ()) for o in ("", "across_channels: true", "normalize_variance: false")),
     *((f'type: "HingeLoss" top: "y" hinge_loss_param {{ norm: {n} }}', [(4, 5), (4,)], (1,)) for n in ("L1", "L2")),
     *((f'type: "ContrastiveLoss" top: "y" contrastive_loss_param {{ margin: 3 {o} }}', [(4, 3), (4, 3), (4,)], (2,)) for o in ("", "legacy_version: true")),

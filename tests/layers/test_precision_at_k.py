@@ -22,7 +22,7 @@ FREQUENCIES = np.arange(LABELS) ** 2
 
 
 def write_frequencies(path: str = "frequencies.txt") -> None:
-    Path(path).write_text(f"examples {EXAMPLES} labels {LABELS}\n" + "".join(f"{c}\n" for c in FREQUENCIES))
+    Path(path).write_text(f"{EXAMPLES} 50 {LABELS}\n" + "".join(f"{c}\n" for c in FREQUENCIES))
 
 
 def metrics(metric: str, ks: list[int], *bottoms: Any, more: str = "") -> list[float]:
@@ -252,26 +252,20 @@ def test_export_leaves_it_out() -> None:
 # ------------------------------------------------------------------------------------------------- label frequencies
 
 def test_frequencies_are_read() -> None:
-    Path("f").write_bytes(b"examples 5 labels 3\r\n5\n 0\n2")
-    examples, counts = read_label_frequencies("f")
-    assert examples == 5 and counts.dtype == np.int64 and counts.tolist() == [5, 0, 2]
-    Path("f").write_text("examples 0 labels 0\n\n\n")
+    for first in ("5", "5 9 3"):
+        Path("f").write_bytes(first.encode() + b"\r\n5\n 0\n2")
+        examples, counts = read_label_frequencies("f")
+        assert examples == 5 and counts.dtype == np.int64 and counts.tolist() == [5, 0, 2]
+    Path("f").write_text("0 0 0\n")
     assert read_label_frequencies(Path("f"))[1].shape == (0,)
 
 
 @pytest.mark.parametrize("text, says", [
-    ("", """f:1: label frequencies begin with "examples N labels L", found ''"""),
-    ("examples 3 labels\n", """f:1: label frequencies begin with "examples N labels L", found 'examples 3 labels'"""),
-    ("examples 3 labels -1\n", "f:1: label frequencies begin with"),
-    ("examples 3 labels 2\n1\nx\n", "f:3: the count of label 1 must be a whole number from 0 to 3, the number of "
-     "examples; found 'x'"),
-    ("examples 3 labels 2\n4\n1\n", "f:2: the count of label 0 must be a whole number from 0 to 3"),
-    ("examples 3 labels 2\n-1\n1\n", "f:2: the count of label 0"),
-    ("examples 3 labels 2\n\n1\n", "f:2: the count of label 0"),
-    ("examples 3 labels 2\n1\n2\n3\n", "f:4: line 1 promises 2 labels, and there are more"),
-    ("examples 3 labels 9\n1\n2\n", "f:4: line 1 promises 9 labels, and there are 2"),
-    ("examples 3 labels 1\n\xff\n", "f:2: the count of label 0"),
-    ("examples 3 labels 1\n\u0663\n", "f:2: the count of label 0"),
+    ("", "f:1: the first line must be the number of examples"), ("examples 3\n", "f:1: the first line must be"),
+    ("3 4 -1\n", "f:1: the first line must be"), ("3 4 2\n1\nx\n", "f:3: a label's count must lie between 0 and 3, the number of examples; found 'x'"),
+    ("3 4 2\n4\n1\n", "f:2: a label's count"), ("3\n-1\n1\n", "f:2: a label's count"), ("3\n\n1\n", "f:2: a label's count"),
+    ("3 4 2\n1\n2\n3\n", "f:1: the first line promises 2 labels; 3 counts follow"), ("3 4 9\n1\n2\n", "f:1: the first line promises 9 labels; 2 counts follow"),
+    ("3 4 1\n\xff\n", "f:2: a label's count"), ("3 4 1\n\u0663\n", "f:2: a label's count"),
 ])
 def test_a_damaged_file_is_named_with_its_line(text: str, says: str) -> None:
     Path("f").write_text(text, encoding="utf-8")
@@ -286,7 +280,7 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_frequencies_of_too_few_examples_are_refused() -> None:
-    Path("f").write_text("examples 2 labels 1\n1\n")
+    Path("f").write_text("2 4 1\n1\n")
     with pytest.raises(DataError, match="propensities need more than 2 training examples, found 2"):
         one_layer_net('type: "PrecisionAtK" top: "p" precision_param { metric: PROPENSITY label_frequencies: "f" }',
                       (1, 1), (1, 1))

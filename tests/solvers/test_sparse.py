@@ -12,7 +12,8 @@ import pytest
 
 import brew
 from brew.engine.errors import NetError, SolverError
-from brew.engine.gradient import RowSparse, touched
+from brew.engine.context import active
+from brew.engine.gradient import RowSparse
 from brew.engine.memory import ByColumns
 from brew.engine.store import INT32
 from brew.proto import parse, pb
@@ -378,9 +379,16 @@ def test_an_index_that_is_no_input(wrong: float) -> None:
         net.forward()
 
 
-def test_touched_rows() -> None:
-    rows, order, starts = touched(np, np.array([4, -1, 2, 4, 0, 2, -1], INT32))
+def test_rows_are_grouped(device: str) -> None:
+    group, array = active().device.kernels.group_rows, active().device.xp.asarray
+    rows, order, starts = group(array(np.array([4, -1, 2, 4, 0, 2, -1], INT32)), 5)
     assert rows.tolist() == [0, 2, 4] and order.tolist() == [4, 2, 5, 0, 3] and starts.tolist() == [0, 1, 3, 5]
     for nothing in ([], [-1, -1]):
-        rows, order, starts = touched(np, np.array(nothing, INT32))
+        rows, order, starts = group(array(np.array(nothing, INT32)), 5)
         assert not len(rows) and not len(order) and starts.tolist() == [0]
+    for count in (3, 3000, 1 << 21, 1 << 30):              # one to three digits
+        index = np.random.default_rng(count).integers(-1, count, 20000).astype(INT32)
+        rows, order, starts = group(array(index), count)
+        places = np.argsort(index, kind="stable")[(index < 0).sum():]
+        assert order.tolist() == places.tolist() and rows.tolist() == sorted(set(index[index >= 0].tolist()))
+        assert (index[places][starts[:-1].tolist()] == rows.tolist()).all() and starts.tolist()[-1] == len(places)

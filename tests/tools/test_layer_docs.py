@@ -24,7 +24,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "CTCGreedyDecoder": [(5, 2, 3)], "CTCLoss": [(5, 2, 3), (2, 2)], "ContrastiveLoss": [(2, 3), (2, 3), (2,)], "Crop": [(2, 4, 9, 9), (2, 4, 3, 3)], "Deconvolution": [(1, 21, 4, 4)],
     "DetectionEvaluate": [(1, 1, 3, 7), (1, 1, 2, 8)], "DetectionOutput": [(2, 12), (2, 63), (1, 2, 12)], "EuclideanLoss": [(2, 3), (2, 3)],
     "Filter": [(4, 3), (4,), (4,)], "HingeLoss": [(2, 5), (2,)], "InfogainLoss": [(2, 3), (2,)], "LSTM": [(5, 2, 3), (5, 2)], "RNN": [(5, 2, 3), (5, 2)],
-    "LSTMUnit": [(1, 2, 3), (1, 2, 12), (1, 2)], "MultiBoxLoss": [(2, 12), (2, 63), (1, 2, 12), (1, 1, 2, 8)], "MultinomialLogisticLoss": [(2, 5), (2,)],
+    "LSHInnerProduct": [(2, 16), (2, 3)], "LSTMUnit": [(1, 2, 3), (1, 2, 12), (1, 2)], "MultiBoxLoss": [(2, 12), (2, 63), (1, 2, 12), (1, 1, 2, 8)], "MultinomialLogisticLoss": [(2, 5), (2,)],
     "PSROIPooling": [(1, 21 * 49, 4, 4), ROIS], "PriorBox": [IMAGES, (2, 3, 60, 60)], "ROIAlign": [IMAGES, ROIS], "ROIPooling": [IMAGES, ROIS],
     "SegAccuracy": [IMAGES, (2, 1, 6, 6)], "SmoothL1Loss": [(2, 8)] * 4, "SmoothL1LossOHEM": [(2, 8)] * 3, "SoftmaxWithLoss": [(2, 5), (2,)], "SigmoidCrossEntropyLoss": [(2, 5)] * 2,
     "PrecisionAtK": [(4, 5), (4, 5), (4, 2)], "SampledSoftmaxWithLoss": [(4, 5), (4, 5), (4, 2)],
