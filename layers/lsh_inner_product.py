@@ -129,7 +129,7 @@ class LSHInnerProductLayer(Layer):
         labels = integers(bottom[-1].value)
         refuse(self, (labels < -1) | (labels >= self.outputs), bottom[-1].value,
                f"a label must lie between 0 and {self.outputs - 1}, or be -1 for none, found {{value}}", f"bottom[{len(bottom) - 1}]")
-        return labels.reshape(self.rows, -1)
+        return labels.reshape(self.rows, prod(labels.shape[1:]))
 
     # ------------------------------------------------------------------------------------------------------- the run
 
