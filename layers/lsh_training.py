@@ -233,7 +233,7 @@ class ActiveSets:
     def _updates_at_once(self, wanted: list[bool]) -> bool:
         """Whether rows may be updated while backward has them: the solver lets us, and there is a kernel for it."""
         grants: list[Any] = [getattr(blob.sparse, "grant", None) for blob in self.layer.blobs]
-        return all(wanted) and all(grants) and grants[0].kernel in getattr(self.k, "FUSED_UPDATES", ())
+        return all(wanted) and all(grants) and bool(grants[0].kernel)
 
     def _accumulate(self, rows: Any, dw: Any, db: Any) -> None:
         for blob, values in zip(self.layer.blobs, (dw, db)):

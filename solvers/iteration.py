@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Any
 
+import numpy as np
+
 from ..engine.arena import Arena, Bucket, Slot, Span
 from ..engine.exclusive import resting
 from ..engine.gradient import RowSparse
@@ -44,8 +46,8 @@ class Grant:
 
     @property
     def kernel(self) -> str:
-        """The kernel of this solver's update, for a layer that updates rows itself while it has them; "": it has none."""
-        return self.solver.kernel if type(self.solver).update is Iteration.update else ""
+        """The kernel of this solver's update, for a layer that updates rows itself while it has them; "": it may not."""
+        return self.solver.row_kernel
 
     def take(self) -> tuple[tuple[Any, ...], list[Any]]:
         """(the last arguments of that kernel, weights and histories (rows, columns)): from here on the layer does what
@@ -195,6 +197,11 @@ class Iteration(Declaration):
         shape, n = gradient.values.shape, gradient.values.size
         weights, *histories = [self.arena.part(array, slot).reshape(-1, shape[1])
                                for array in (self.arena.data, *self.history)]
+        if self.row_kernel and shape[1] % 16 == 0:         # else the ends of rows would be rounded in another way
+            gradient.values = np.ascontiguousarray(gradient.values)
+            self.kernels.update_rows(weights, *(histories + [None])[:2], gradient.rows, gradient.values, shape[1], self.row_kernel,
+                                     self.constants(rate, scale, decay))
+            return
         parts = []
         for values in (weights[gradient.rows], gradient.values, *(array[gradient.rows] for array in histories)):
             # as long as a slot: loops have the same remainders
@@ -250,6 +257,11 @@ class Iteration(Declaration):
         if isinstance(span, Rows):
             return list(span.arrays)
         return [self.arena.part(array, span) for array in (self.arena.data, self.arena.diff, *self.history)]
+
+    @property
+    def row_kernel(self) -> str:
+        """The kernel of this update, if rows may also be updated where they lie; "": they may not."""
+        return self.kernel if type(self).update is Iteration.update and self.kernel in getattr(self.kernels, "FUSED_UPDATES", ()) else ""
 
     @property
     def kernels(self) -> Any:

@@ -148,6 +148,19 @@ void join(const float* partial, float* dx, long n) {
   });
 }
 
+// f(what makes the solver's update of its constants, how many these are, whether all its histories are there).
+template <class F>
+void by_solver(const std::string& solver, bool one, bool two, F f) {
+  const auto c = [](const py::tuple& k, std::size_t i) { return py::cast<float>(k[i]); };
+  if (solver == "adam_update")
+    f([=](const py::tuple& k) { return AdamUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4), c(k, 5), c(k, 6)}; }, 7, two);
+  else if (solver == "sgd_update")
+    f([=](const py::tuple& k) { return SgdUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4)}; }, 5, one);
+  else if (solver == "adagrad_update")
+    f([=](const py::tuple& k) { return AdagradUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4)}; }, 5, one);
+  else
+    throw std::invalid_argument("no update of rows by " + solver);
+}
 }  // namespace
 
 void bind_unit_products(py::module_& m) {
@@ -260,17 +273,40 @@ void bind_unit_products(py::module_& m) {
       backward<true>(c, x, dy, t, scratch.get(), each, update, bias_update);
       if (dx) join(partial.get(), dx, items * columns);
     };
-    const auto f = [](const py::tuple& k, std::size_t i) { return py::cast<float>(k[i]); };
-    if (solver == "adam_update")
-      run([&](const py::tuple& k) { return AdamUpdate{f(k, 0), f(k, 1), py::cast<bool>(k[2]), f(k, 3), f(k, 4), f(k, 5), f(k, 6)}; }, 7, two);
-    else if (solver == "sgd_update")
-      run([&](const py::tuple& k) { return SgdUpdate{f(k, 0), f(k, 1), py::cast<bool>(k[2]), f(k, 3), f(k, 4)}; }, 5, one);
-    else if (solver == "adagrad_update")
-      run([&](const py::tuple& k) { return AdagradUpdate{f(k, 0), f(k, 1), py::cast<bool>(k[2]), f(k, 3), f(k, 4)}; }, 5, one);
-    else
-      throw std::invalid_argument("units_update: no update of rows by " + solver);
+    by_solver(solver, one, two, run);
   }, nc("x"), nc("w"), nc("h"), nc("h2"), nc("bias"), nc("bias_h"), nc("bias_h2"), nc("dy"), nc("rows"), nc("order"), nc("starts"), nc("dx"),
      py::arg("items"), py::arg("width"), py::arg("columns"), py::arg("solver"), py::arg("constants"), py::arg("bias_constants"));
+  // The solver's update of these rows of w (.., columns), each once, by their gradients g (rows, columns), which become the steps.
+  m.def("update_rows", [](Array& w_, Optional& h_, Optional& h2_, const Ints& rows_, Array& g_, long columns, const std::string& solver,
+                          const py::tuple& constants) {
+    require(columns > 0 && w_.size() % columns == 0, "the matrix has a part of a row");
+    sized(w_.size(), h_, h2_);
+    sized(volume({rows_.size(), columns}), g_);
+    check_indices(rows_, w_.size() / columns, "row");
+    for (long r = 1; r < rows_.size(); ++r) require(rows_.data()[r] > rows_.data()[r - 1], "update_rows: rows must rise");
+    const int* rows = rows_.data();
+    const long count = rows_.size();
+    float *w = w_.mutable_data(), *h = mutable_pointer(h_), *h2 = mutable_pointer(h2_), *g = g_.mutable_data();
+    by_solver(solver, h != nullptr, h && h2, [&](auto make, std::size_t expected, bool complete) {
+      require(complete && constants.size() == expected, "update_rows: the solver needs its histories and constants");
+      const auto update = make(constants);
+      Release _;
+#pragma omp parallel for if (count * columns > kGrain)
+      for (long r = 0; r < count; ++r) {
+        const auto step = update;
+        if (r + kAhead < count) {
+          const long next = rows[r + kAhead] * columns;
+          fetch(w + next, columns);
+          fetch(h + next, columns);
+          if (h2) fetch(h2 + next, columns);
+        }
+        const long at = rows[r] * columns;
+        float *const own = w + at, *const from = g + r * columns, *const first = h + at, *const second = h2 ? h2 + at : nullptr;
+#pragma omp simd
+        for (long i = 0; i < columns; ++i) step(own, from, first, second, i);
+      }
+    });
+  }, nc("w"), nc("h"), nc("h2"), nc("rows"), nc("g"), py::arg("columns"), py::arg("solver"), py::arg("constants"));
   m.attr("FUSED_UPDATES") = py::make_tuple("adam_update", "sgd_update", "adagrad_update");
   // Let best (items, k) and unit (items, k) be the k best of them and of scores (items, n), of units first, first + 1, ...:
   // the highest first, of equal ones the lower unit. Places that were never taken have the unit -1.

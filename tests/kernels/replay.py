@@ -32,7 +32,7 @@ ALONE = {"sum_squares", "random_uniform", "random_normal", "random_words", "grou
 LARGER = {("winograd_weights", 1), ("winograd_forward", 1), ("winograd_backward_weights", 2), ("ctc", 6)}      # scratch, which may be longer
 # a row less may still be an image, or shorter rows
 # or no row that is used
-ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows", "units_forward", "units_backward", "merge_best"}
+ITEMS = {"transform_image", "transform_floats", "crop_image", "copy_rows", "units_forward", "units_backward", "merge_best", "update_rows"}
 OFTEN = 4                                                                              # calls of each binding with arguments of these kinds
 failures: list[str] = []
 called: Counter[str] = Counter()
@@ -187,8 +187,10 @@ def solvers() -> None:
         brew.get_solver("solver.prototxt").step(2)
         if f"{kind.lower()}_update" in cpu.FUSED_UPDATES:
             sampled = net.replace('"InnerProduct"', '"LSHInnerProduct"').replace('top: "y" inner', 'top: "y" top: "u" lsh_param { num_samples: 2 sampling: UNIFORM } inner')
-            Path("solver.prototxt").write_text(f'net_param {{ {sampled} }} type: "{kind}" base_lr: 0.1 lr_policy: "fixed" max_iter: 2 snapshot_after_train: false {more}\n')
-            brew.get_solver("solver.prototxt").step(2)
+            by_rows = net.replace("dim: 3 }", "dim: 16 }").replace("num_output: 2", "num_output: 2 sparse_gradient: true")
+            for text in (sampled, by_rows):
+                Path("solver.prototxt").write_text(f'net_param {{ {text} }} type: "{kind}" base_lr: 0.1 lr_policy: "fixed" max_iter: 2 snapshot_after_train: false {more}\n')
+                brew.get_solver("solver.prototxt").step(2)
 
 
 def transforms() -> None:
