@@ -149,7 +149,7 @@ def test_every_public_call_of_nets_and_solvers_stands_in_the_table() -> None:
     """A new method that changes values must be added there, or here with the reason why it changes none."""
     other = {"add_callback", "after_forward", "after_backward", "before_forward", "before_backward",        # "hooks"
              # read only
-             "check_finite", "output_values", "param_name", "save_hdf5", "to_proto", "update", "parts", "state",
+             "check_finite", "output_values", "param_name", "save_hdf5", "to_proto", "update", "constants", "parts", "state",
              "forget_shapes", "run_forward", "run_backward", "settle", "settled", "gather_parameters", "clear_gradients", "scaled_losses", "obey", "tell",    # inside of other calls
              "declared", "make_net",                                                                        # make new ones
              "share_with", "set_input_arrays"}                                                              # documented: arrays are to be taken anew; the data are read by forward
