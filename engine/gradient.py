@@ -55,11 +55,15 @@ class RowSparse:
         if self.grant is not None:
             self.grant(self)
 
+    def _by_rows(self, array: Any) -> Any:
+        """A view (rows, columns) of an array of the blob's shape."""
+        return array.T if self.axis else array.reshape(len(array), -1)
+
     def dense(self) -> Any:
         """All rows, in the blob's shape, on the device."""
         array = self.xp.zeros(self.shape, np.float32)
         if self.rows is not None:
-            (array.T if self.axis else array.reshape(len(array), -1))[self.rows] = self.values
+            self._by_rows(array)[self.rows] = self.values
         return array
 
     read = dense
@@ -78,7 +82,7 @@ class RowSparse:
     def assign(self, values: Any) -> None:
         """Take the gradient of the rows in which `values`, of the blob's shape, have any."""
         array = np.asarray(values, np.float32).reshape(self.shape)
-        array = array.T if self.axis else array.reshape(len(array), -1)
+        array = self._by_rows(array)
         rows = np.flatnonzero(array.any(1)).astype(np.int32)
         self.set_state((rows, array[rows]) if len(rows) else None)
 

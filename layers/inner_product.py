@@ -67,8 +67,7 @@ class InnerProductLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape = bottom[0].shape
         if self.pair:
-            self.require(len(shape) == 2 and bottom[1].shape == shape, "values and indices need one shape (N, S), found "
-                         f"{shape} and {bottom[1].shape}", "bottom[1]")
+            check_pair(self, bottom)
         else:
             self.require(prod(shape[self.first:]) == self.inputs, f"the weights are for {self.inputs} inputs; the shape is now {shape}, which has {prod(shape[self.first:])}", "bottom")
         self.rows = prod(shape[:self.first])
@@ -82,19 +81,12 @@ class InnerProductLayer(Layer):
         if self.pair:
             if not bias:
                 y[...] = 0
-            self.index = self.indices(bottom[1])
+            self.index = pair_indices(self, bottom[1], self.inputs)
             self.k.rows_forward(bottom[0].value.read(), self.index, by_input(w), y, self.rows, self.outputs)
             return
         turned = isinstance(w, ByColumns)                # another net's, which reads pairs and shares its weights
         self.device.gemm(False, turned == self.transposed, self.rows, self.outputs, self.inputs, bottom[0].value.read(),
                          by_input(w) if turned else w.read(), y, 1.0 if bias else 0.0)
-
-    def indices(self, blob: Blob) -> Any:
-        """The indices of a pair, checked, as int32."""
-        index = integers(blob.value)
-        refuse(self, (index < -1) | (index >= self.inputs), blob.value,
-               f"an index must lie between 0 and {self.inputs - 1}, or be -1, found {{value}}", "bottom[1]")
-        return index.copy()                      # others may convert the blob again before backward comes
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         """The gradient of the weights last: a solver may update row-sparse ones at once."""
@@ -141,6 +133,21 @@ class InnerProductLayer(Layer):
 
     def flops(self, bottom: list[Blob], top: list[Blob]) -> int:
         return 2 * self.outputs * (bottom[0].count if self.pair else self.rows * self.inputs)
+
+
+def check_pair(layer: Layer, bottom: list[Blob]) -> None:
+    """Raise NetError unless bottoms 0 and 1 can be a pair."""
+    shape = bottom[0].shape
+    layer.require(len(shape) == 2 and bottom[1].shape == shape, "values and indices need one shape (N, S), found "
+                  f"{shape} and {bottom[1].shape}", "bottom[1]")
+
+
+def pair_indices(layer: Layer, blob: Blob, inputs: int) -> Any:
+    """The indices of a pair, checked, as int32."""
+    index = integers(blob.value)
+    refuse(layer, (index < -1) | (index >= inputs), blob.value,
+           f"an index must lie between 0 and {inputs - 1}, or be -1, found {{value}}", "bottom[1]")
+    return index.copy()                          # others may convert the blob again before backward comes
 
 
 def by_input(weights: Memory) -> Any:

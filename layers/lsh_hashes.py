@@ -85,7 +85,7 @@ class Hashes:
         return codes
 
     def groups(self, rows: int) -> Iterator[tuple[int, int]]:
-        """(first, tables): all tables, some at a time, so that their codes of so many rows stay small."""
+        """(first, tables): all tables, a few at a time, to limit the memory for their codes of `rows` rows."""
         step = max(1, (1 << 24) // max(rows, 1))
         if self.signs:                           # whole blocks: each is computed once
             step = max(1, step // self.each) * self.each

@@ -11,6 +11,7 @@ from ..engine.layer import Layer, between, register
 from ..engine.store import INT32
 from ..proto import brew_pb2 as pb
 from .embed import sums_of_rows
+from .inner_product import check_pair, pair_indices
 from .lsh_training import ActiveSets
 from .whole_numbers import integers, refuse
 
@@ -67,7 +68,7 @@ class LSHInnerProductLayer(Layer):
         self.require(self.inputs > 0 and bottom[0].shape, f"the bottom's shape {bottom[0].shape} leaves no inputs", "bottom")
         self.require(q.test_top_k <= self.outputs, f"test_top_k is {q.test_top_k}, and there are {self.outputs} outputs", "lsh_param.test_top_k")
         self.sampled = self.train or q.test == q.SAMPLED
-        self.require(len(top) == 2 or not self.train and not self.sampled and not q.test_top_k, "needs two tops, scores and units", "top")
+        self.require(len(top) == 2 or not self.sampled and not q.test_top_k, "needs two tops, scores and units", "top")
         filler = p.weight_filler if p.HasField("weight_filler") else pb.FillerParameter(type="gaussian", std=0.01)
         self.require(filler.type != "constant", "constant weights have the same hashes in all units: take a gaussian filler",
                      "inner_product_param.weight_filler.type")
@@ -75,7 +76,7 @@ class LSHInnerProductLayer(Layer):
         if p.bias_term:
             self.add_blob((self.outputs,), p.bias_filler, 0)
         self.forwards = 0
-        if self.sampled or self.train:
+        if self.sampled:
             self.sets = ActiveSets(self, q)
         for blob in top:
             blob.variable = (1,)
@@ -89,8 +90,7 @@ class LSHInnerProductLayer(Layer):
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shape, q = bottom[0].shape, self.param.lsh_param
         if self.pair:
-            self.require(len(shape) == 2 and bottom[1].shape == shape, "values and indices need one shape (N, S), found "
-                         f"{shape} and {bottom[1].shape}", "bottom[1]")
+            check_pair(self, bottom)
         else:
             self.require(bool(shape) and prod(shape[1:]) == self.inputs, f"the weights are for {self.inputs} inputs; the shape is now {shape}", "bottom")
         self.rows = shape[0]
@@ -109,10 +109,7 @@ class LSHInnerProductLayer(Layer):
         x = bottom[0].value.read()
         if not self.pair:
             return x.reshape(self.rows, self.inputs)
-        index = integers(bottom[1].value)
-        refuse(self, (index < -1) | (index >= self.inputs), bottom[1].value,
-               f"an index must lie between 0 and {self.inputs - 1}, or be -1, found {{value}}", "bottom[1]")
-        self.index = index.copy()                # others may convert the blob again before backward comes
+        index = self.index = pair_indices(self, bottom[1], self.inputs)
         xp, count = self.device.xp, self.rows * self.inputs
         dense = self.device.empty(count)
         dense[...] = 0
@@ -135,6 +132,7 @@ class LSHInnerProductLayer(Layer):
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         x = self.dense(bottom)
+        self.whole = x if self.pair and self.train else None    # made once for forward and backward
         if self.train:
             self.forwards += 1
             self.sets.train(x, self.labels(bottom), top)
@@ -175,7 +173,8 @@ class LSHInnerProductLayer(Layer):
         """The gradients of weights and bias last: a solver may update rows at once."""
         self.require(not any(propagate_down[1:]), "indices and labels have no gradient; put propagate_down: false here", "propagate_down")
         self.require(self.train, "has gradients in TRAIN only", "propagate_down")
-        dx = self.sets.backward(self.dense(bottom), top[0].gradient.read(), propagate_down[0])
+        x = self.dense(bottom) if self.whole is None else self.whole
+        dx = self.sets.backward(x, top[0].gradient.read(), propagate_down[0])
         if propagate_down[0]:
             to = bottom[0].gradient.write()
             if self.pair:

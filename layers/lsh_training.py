@@ -25,16 +25,15 @@ class ActiveSets:
     def __init__(self, layer: LSHInnerProductLayer, p: pb.LSHParameter):
         require, self.layer, self.p = layer.require, layer, p
         self.k, self.xp, self.device = layer.k, layer.device.xp, layer.device
-        self.by_tables = p.sampling != p.UNIFORM
         require(p.num_samples > 0, "num_samples must be given, and be more than 0", "lsh_param.num_samples")
         require(p.rehash_interval > 0, "rehash_interval must be more than 0", "lsh_param.rehash_interval")
         require(p.rehash_growth >= 1, f"rehash_growth must be 1 or more, found {p.rehash_growth:g}", "lsh_param.rehash_growth")
         require(1 <= p.threshold <= p.num_tables, f"threshold must lie between 1 and num_tables, {p.num_tables}, found {p.threshold}", "lsh_param.threshold")
         require(not (p.log_q and p.sampling == p.TOP_K), "log_q is not known for TOP_K: what is found most depends on all other units", "lsh_param.log_q")
-        require(layer.train or self.by_tables, "test: SAMPLED needs tables, and UNIFORM has none", "lsh_param.test")
+        require(layer.train or p.sampling != p.UNIFORM, "test: SAMPLED needs tables, and UNIFORM has none", "lsh_param.test")
         self.samples = min(p.num_samples, layer.outputs)
         self.batch = p.active_set == p.BATCH and layer.train
-        self.tables = UnitTables(layer, p, layer.outputs, layer.inputs) if self.by_tables else None
+        self.tables = UnitTables(layer, p, layer.outputs, layer.inputs) if p.sampling != p.UNIFORM else None
         self.interval, self.hashed = float(p.rehash_interval), -1          # iterations between rehashes, and the last one's
         self.changed: Any = None                           # bool (outputs): units updated since then, for INCREMENTAL
         self.rehash_seconds = 0.0                          # of the last rehash
@@ -120,7 +119,7 @@ class ActiveSets:
         score[...] = 0
         rows, order, starts = self.groups = self.k.group_rows(units, self.layer.outputs)
         log_q = self.p.log_q and self.layer.train
-        squares = self.xp.empty(len(rows), np.float32) if log_q and self.by_tables else None
+        squares = self.xp.empty(len(rows), np.float32) if log_q and self.tables is not None else None
         self.k.units_forward(x, weights, bias[0] if bias else None, rows, order, starts, score, squares, items, width, self.layer.inputs)
         if log_q:
             rho = None
@@ -167,7 +166,7 @@ class ActiveSets:
         if items:
             self.device.gemm(False, True, items, width, layer.inputs, x, self.rows, score, 0.0)
         if p.log_q:
-            rho = self._cosines(score, x, (self.rows * self.rows).sum(1)[None]) if self.by_tables else None
+            rho = self._cosines(score, x, (self.rows * self.rows).sum(1)[None]) if self.tables is not None else None
             log = log_probability_of_batch(xp, p, self.bins, rho, found, probed, layer.outputs, self.samples)
             score -= xp.where(xp.isin(units, labels), 0, log).astype(np.float32)
         if bias:

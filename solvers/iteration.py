@@ -53,11 +53,7 @@ class Grant:
         """(the last arguments of that kernel, weights and histories (rows, columns)): from here on the layer does what
         a call would do."""
         self._begin()
-        shape = self.slot.blob.shape
-        rows = shape[self.slot.blob.sparse.axis]          # type: ignore[union-attr]
-        arrays = [self.solver.arena.part(array, self.slot).reshape(rows, -1)
-                  for array in (self.solver.arena.data, *self.solver.history)]
-        return self.solver.constants(self.rate, 1.0, self._decay()), arrays
+        return self.solver.constants(self.rate, 1.0, self._decay()), self.solver._rows_of(self.slot)
 
     def _begin(self) -> None:
         self.solver.stage = UPDATE                        # from here on the iteration cannot be undone
@@ -188,6 +184,11 @@ class Iteration(Declaration):
         for slot in self.arena.sparse:
             self._update_rows(slot, base * slot.lr_mult, scale, decay * slot.decay_mult)
 
+    def _rows_of(self, slot: Slot) -> list[Any]:
+        """The weights and histories (rows, columns) of a parameter with a row-sparse gradient."""
+        rows = slot.blob.shape[slot.blob.sparse.axis]            # type: ignore[union-attr]
+        return [self.arena.part(array, slot).reshape(rows, -1) for array in (self.arena.data, *self.history)]
+
     def _update_rows(self, slot: Slot, rate: float, scale: float, decay: float) -> None:
         """Change the rows that have a gradient, by the same arithmetic as all others: the rest of the parameter, its
         momentum, moments and decay stay as they are, and nothing is caught up later (as in torch.optim.SparseAdam)."""
@@ -195,8 +196,7 @@ class Iteration(Declaration):
         if gradient is None or gradient.is_zero:
             return
         shape, n = gradient.values.shape, gradient.values.size
-        weights, *histories = [self.arena.part(array, slot).reshape(-1, shape[1])
-                               for array in (self.arena.data, *self.history)]
+        weights, *histories = self._rows_of(slot)
         if self.row_kernel and shape[1] % 16 == 0:         # else the ends of rows would be rounded in another way
             gradient.values = np.ascontiguousarray(gradient.values)
             self.kernels.update_rows(weights, *(histories + [None])[:2], gradient.rows, gradient.values, shape[1], self.row_kernel,

@@ -1,6 +1,6 @@
 """brew data xc-synthetic: sparse rows with lists of labels, of any size, with a planted structure that can be learned.
 
-How it is planted. Labels are dealt out at random to topics of 64. Each label has OWN features of its own, drawn
+How it is planted. Labels are divided at random into topics of 64. Each label has OWN features, drawn
 uniformly, and its topic has SHARED features, which all of its labels have as well.
 - The labels of an example: the first one is drawn by a power law, the label of rank r (from 0) with a probability
   proportional to (r + 10)^-power. Each further one comes, with equal chances, from the topic of the first one, its more

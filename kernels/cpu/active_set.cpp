@@ -247,10 +247,8 @@ void bind_active_set(py::module_& m) {
     sized(p_.size(), dx_);
     sized(items, scale_, share_, weights_);
     const long width = items ? p_.size() / items : 0, labels = items ? place_.size() / items : 0;
+    check_padded(place_, width, "place");
     const int* place = place_.data();
-    for (long i = 0; i < items * labels; ++i)
-      if (place[i] < -1 || place[i] >= width)
-        throw std::out_of_range("place " + std::to_string(place[i]) + " is not in -1.." + std::to_string(width - 1));
     const float *p = p_.data(), *scale = scale_.data(), *share = share_.data(), *weights = pointer(weights_);
     float* dx = dx_.mutable_data(); Release _;
 #pragma omp parallel for if (items * width > kGrain)

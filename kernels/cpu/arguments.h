@@ -60,6 +60,21 @@ inline void check_indices(const Ints& index, long count, const char* what) {
       throw std::out_of_range(std::string(what) + " " + std::to_string(at[i]) + " is not in 0.." + std::to_string(count - 1));
 }
 
+// Throws unless every index lies in -1..count - 1; -1 is padding.
+inline void check_padded(const Ints& index, long count, const char* what) {
+  const std::int32_t* at = index.data();
+  for (long i = 0, n = index.size(); i < n; ++i)
+    if (at[i] < -1 || at[i] >= count)
+      throw std::out_of_range(std::string(what) + " " + std::to_string(at[i]) + " is not in -1.." + std::to_string(count - 1));
+}
+
+// Throws unless starts rise from 0 or more to `end` or less: where each group of `end` places begins, and the last ends.
+inline void check_starts(const Ints& starts, long end) {
+  const std::int32_t* at = starts.data();
+  for (long i = 0, n = starts.size(); i < n; ++i)
+    require(at[i] >= (i ? at[i - 1] : 0) && at[i] <= end, "starts must rise, and not beyond the places");
+}
+
 // Geometry is computed with ints: throws unless windows of `kernel` pixels, `stride` apart, over `size` and `pad` more at
 // each end stay within them. `reach`: from the first to the last pixel of a window.
 inline void check_axis(long size, long out, long kernel, long stride, long pad, long reach) {

@@ -56,7 +56,7 @@ void bind_lsh(py::module_& m) {
     sized(volume({rows, dim}), x_);
     sized(volume({tables, rows}), codes_);
     require(places_.size() % bins == 0 && (first + tables) * hashes <= places_.size() / bins && places_.size() / bins <= INT_MAX,
-            "winner_codes: there are not so many places");
+            "winner_codes: there are fewer places than hashes");
     check_indices(places_, dim, "coordinate");
     const float* x = x_.data();
     const int* places = places_.data();
@@ -110,7 +110,7 @@ void bind_lsh(py::module_& m) {
     sized(volume({rows, dim}), x_);
     sized(volume({tables, rows}), codes_);
     require(signs_.size() % width == 0 && 1 + 2 * ((first + tables + each - 1) / each) <= signs_.size() / width,
-            "sign_codes: there are not so many signs");
+            "sign_codes: there are fewer signs than projections need");
     const float *x = x_.data(), *signs = signs_.data();
     int* codes = codes_.mutable_data();
     const PerThread<float> scratch(2 * width * kRows + 16, rows * dim > kGrain);

@@ -64,13 +64,11 @@ void bind_sampling(py::module_& m) {
     const Tables t = tables_of(offsets_, ids_, moved_, over_codes_, over_ids_, tables, outputs, size);
     require(codes_.ndim() == 2 && codes_.shape(0) == tables && codes_.shape(1) == items, "codes are (tables, items)");
     const long room = items ? units_.size() / items : 0, width = items ? labels_.size() / items : 0;
+    check_padded(labels_, outputs, "label");
     const int *codes = codes_.data(), *labels = labels_.data();
     for (long n = 0; n < items; ++n) {
       long given = 0;
-      for (long i = 0; i < width; ++i) {
-        require(labels[n * width + i] >= -1 && labels[n * width + i] < outputs, "sample_units: a label is no output");
-        given += labels[n * width + i] >= 0;
-      }
+      for (long i = 0; i < width; ++i) given += labels[n * width + i] >= 0;
       require(std::max<long>(given, w.samples) <= room, "sample_units: the units have no room for the samples and labels");
     }
     const long most = candidates(t, w, width);
@@ -101,13 +99,11 @@ void bind_sampling(py::module_& m) {
     const Tables t = tables_of(offsets_, ids_, moved_, over_codes_, over_ids_, tables, outputs, size);
     require(codes_.ndim() == 2 && codes_.shape(0) == tables && codes_.shape(1) == items, "codes are (tables, items)");
     require(hits_.ndim() == 2 && hits_.shape(0) == items, "hits are (items, room)");
+    check_padded(labels_, outputs, "label");
+    check_padded(hits_, outputs, "hit");
     const int *labels = labels_.data(), *hits = hits_.data();
     long given = 0;
-    for (long i = 0; i < labels_.size(); ++i) {
-      require(labels[i] >= -1 && labels[i] < outputs, "sample_union: a label is no output");
-      given += labels[i] >= 0;
-    }
-    for (long i = 0; i < hits_.size(); ++i) require(hits[i] >= -1 && hits[i] < outputs, "sample_union: a hit is no output");
+    for (long i = 0; i < labels_.size(); ++i) given += labels[i] >= 0;
     require(std::max<long>(given, w.samples) <= units_.size(), "sample_union: the units have no room for the samples and labels");
     const long most = std::max<long>(w.samples, given) + 16;
     int *units = units_.mutable_data(), *probed = probed_.mutable_data();

@@ -3,14 +3,6 @@
 
 namespace BREW_ISA {
 
-// Throws unless every index lies in -1..count - 1; -1 is padding.
-static void check_padded(const Ints& index, long count) {
-  const std::int32_t* at = index.data();
-  for (long i = 0, n = index.size(); i < n; ++i)
-    if (at[i] < -1 || at[i] >= count)
-      throw std::out_of_range("row " + std::to_string(at[i]) + " is not in -1.." + std::to_string(count - 1));
-}
-
 // The width of a pair: values (items, width) and the numbers of rows of w (rows, columns), which meet y (items, columns).
 // Throws unless all of them fit.
 static long pair_width(const Array& values, const Ints& index, const Array& w, const Array& y, long items, long columns) {
@@ -18,7 +10,7 @@ static long pair_width(const Array& values, const Ints& index, const Array& w, c
   require(columns > 0 && w.size() % columns == 0, "the matrix has a part of a row");
   sized(values.size(), index);
   sized(volume({items, columns}), y);
-  check_padded(index, w.size() / columns);
+  check_padded(index, w.size() / columns, "row");
   return items ? values.size() / items : 0;
 }
 
@@ -71,9 +63,7 @@ void bind_sparse(py::module_& m) {
     sized(volume({rows, columns}), y_);
     sized(places, scale_);
     check_indices(order_, places, "place");
-    for (long r = 0; r <= rows; ++r)
-      require(starts_.data()[r] >= (r ? starts_.data()[r - 1] : 0) && starts_.data()[r] <= order_.size(),
-              "sum_rows: starts must rise");
+    check_starts(starts_, order_.size());
     const float *x = x_.data(), *scale = pointer(scale_);
     const int *order = order_.data(), *starts = starts_.data();
     float* y = y_.mutable_data();

@@ -8,7 +8,7 @@
 namespace BREW_ISA {
 
 namespace {
-constexpr long kPieces = 16;       // of the work, each with sums of its own: fixed, so threads do not change the bits
+constexpr long kPieces = 16;       // of the work, each with its own sums: always as many, so that bits do not depend on threads
 constexpr long kAhead = 6;         // rows that are fetched ahead
 
 inline void fetch(const float* row, long n) {
@@ -45,14 +45,14 @@ struct Chosen {
   const int *rows, *order, *starts;
   long count, entries, items, width, columns;
 };
-Chosen chosen(const Ints& rows, const Ints& order, const Ints& starts, long items, long width, long columns, long matrix) {
-  require(columns > 0 && width >= 0 && starts.size() == rows.size() + 1, "each row needs a start, and the last an end");
+Chosen chosen(const Ints& rows, const Ints& order, const Ints& starts, long items, long width, long columns, const Array& w) {
+  require(columns > 0 && w.size() % columns == 0, "the matrix has a part of a row");
+  require(width >= 0 && starts.size() == rows.size() + 1, "each row needs a start, and the last an end");
   const long places = volume({items, width});
   require(places <= INT_MAX, "there are too many places");
-  check_indices(rows, matrix, "row");
+  check_indices(rows, w.size() / columns, "row");
   check_indices(order, places, "place");
-  for (long r = 0; r <= rows.size(); ++r)
-    require(starts.data()[r] >= (r ? starts.data()[r - 1] : 0) && starts.data()[r] <= order.size(), "starts must rise");
+  check_starts(starts, order.size());
   return {rows.data(), order.data(), starts.data(), (long)rows.size(), (long)order.size(), items, width, columns};
 }
 
@@ -171,9 +171,7 @@ void bind_unit_products(py::module_& m) {
     const int* index = index_.data();
     const long n = index_.size();
     require(n <= INT_MAX, "group_rows: too many places");
-    for (long i = 0; i < n; ++i)
-      if (index[i] < -1 || index[i] >= count)
-        throw std::out_of_range("row " + std::to_string(index[i]) + " is not in -1.." + std::to_string(count - 1L));
+    check_padded(index_, count, "row");
     std::vector<std::uint64_t> entries;
     std::vector<int> rows, starts;
     {
@@ -196,8 +194,7 @@ void bind_unit_products(py::module_& m) {
   // squared norm.
   m.def("units_forward", [](const Array& x_, const Array& w_, const Optional& bias_, const Ints& rows_, const Ints& order_, const Ints& starts_,
                             Array& y_, Optional& squares_, long items, long width, long columns) {
-    require(columns > 0 && w_.size() % columns == 0, "the matrix has a part of a row");
-    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_.size() / columns);
+    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_);
     sized(volume({items, width}), y_);
     sized(w_.size() / columns, bias_);
@@ -229,8 +226,7 @@ void bind_unit_products(py::module_& m) {
   // The gradients of units_forward: dx (items, columns), those of the rows dw (rows, columns), and dbias (rows).
   m.def("units_backward", [](const Array& x_, const Array& w_, const Array& dy_, const Ints& rows_, const Ints& order_, const Ints& starts_,
                              Optional& dw_, Optional& dbias_, Optional& dx_, long items, long width, long columns) {
-    require(columns > 0 && w_.size() % columns == 0, "the matrix has a part of a row");
-    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_.size() / columns);
+    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_, dx_);
     sized(volume({items, width}), dy_);
     sized(volume({c.count, columns}), dw_);
@@ -250,8 +246,7 @@ void bind_unit_products(py::module_& m) {
   m.def("units_update", [](const Array& x_, Array& w_, Optional& h_, Optional& h2_, Optional& bias_, Optional& bias_h_, Optional& bias_h2_,
                            const Array& dy_, const Ints& rows_, const Ints& order_, const Ints& starts_, Optional& dx_, long items, long width,
                            long columns, const std::string& solver, const py::tuple& constants, const py::tuple& bias_constants) {
-    require(columns > 0 && w_.size() % columns == 0, "the matrix has a part of a row");
-    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_.size() / columns);
+    const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_, dx_);
     sized(volume({items, width}), dy_);
     sized(w_.size(), h_, h2_);
