@@ -359,11 +359,26 @@ def test_the_real_sets_are_whole(name: str, shared: Path, capsys: pytest.Capture
         assert (head, found, len(counts)) == (f"{examples} {features} {labels}", examples, labels)
         assert open_database(folder).size == examples
         rows = read(folder)
+        if (name, part) == ("rcv1", "test"):                # that half of the file numbers labels one lower
+            rows = [([label - 1 for label in ls], found) for ls, found in rows]
+            counts = np.append(counts[1:], 0)
         assert np.array_equal(np.bincount([v for ls, _ in rows for v in ls], minlength=labels), counts)
         source = next((shared / "data" / "xc").glob(f"{name}*_{part}.txt.gz"),
                       shared / "data" / "xc" / "rcv1sub1_all.txt.gz")
         lines = gzip.decompress(source.read_bytes()).decode().split("\n")[1:-1]
         assert rows == rounded([naive(line) for line in (lines[-examples:] if part == "test" else lines[:examples])])
+
+
+@pytest.mark.parametrize("fault", [True, False])
+def test_labels_that_are_numbered_lower_in_the_test_half_are_raised(fault: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = [min(int(x), 99) for x in RNG.permutation(100)[np.minimum(RNG.geometric(0.1, 6000), 100) - 1]]
+    lower = [label - (fault and i >= 3000) for i, label in enumerate(labels)]
+    lines = [f"{label if label >= 0 else ''} {i % 50}:1" for i, label in enumerate(lower)]
+    Path("rcv1sub1_all.txt").write_text("6000 50 101\n" + "\n".join(lines) + "\n")
+    assert main(["data", "rcv1", "--from", "."]) == 0
+    assert ("numbers them one lower" in capsys.readouterr().out) == fault
+    for part, found in (("train", labels[:3000]), ("test", labels[3000:])):
+        assert [row for row, _ in read(f"data/rcv1/rcv1_{part}_lmdb")] == [[v] if v or part == "train" or not fault else [] for v in found]
 
 
 @pytest.mark.parametrize("args, message", [
