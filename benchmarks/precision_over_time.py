@@ -154,6 +154,7 @@ def table(lines: list[dict[str, Any]]) -> None:
 def plot(lines: list[dict[str, Any]], file: str, outputs: int) -> None:
     import matplotlib
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for name in dict.fromkeys(line["side"] for line in lines):
