@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
+from time import perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,8 +111,7 @@ class Layer:
     per_channel = False                  # forward is x * scale + shift for each channel, whatever x is: see affine()
     optional_blobs = 0                   # so many of its last parameters may be missing in a file of weights
     devices: tuple[str, ...] = ("cpu", "gpu")
-    # where not None, the layer adds the seconds that its parts take, by their names (brew time)
-    parts: dict[str, float] | None = None
+    parts: dict[str, float] | None = None      # where not None, the seconds that parts took, by their names: see part()
     user_code = False                    # its shapes are known only after importing a module of the user
 
     def __init__(self, param: pb.LayerParameter, phase: int = pb.TRAIN, seed: int = 0):
@@ -165,6 +166,18 @@ class Layer:
 
     def mark(self) -> None:
         """Called when an iteration begins: nobody goes back to before it any more."""
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of a part of its work, where somebody asks for it (brew time)."""
+        if self.parts is None:
+            yield
+            return
+        self.device.synchronize()
+        start = perf_counter()
+        yield
+        self.device.synchronize()
+        self.parts[name] = self.parts.get(name, 0.0) + perf_counter() - start
 
     def forgets(self) -> bool:
         """Whether the next forward may depend on something that snapshots cannot keep."""

@@ -12,7 +12,8 @@ from ..engine.store import INT32
 from ..proto import brew_pb2 as pb
 from .embed import sums_of_rows
 from .inner_product import check_pair, pair_indices
-from .lsh_training import ActiveSets
+from .lsh_active_sets import ActiveSets
+from .lsh_products import OwnProducts, SharedProducts
 from .whole_numbers import integers, refuse
 
 BLOCK = 8192                                 # outputs that TEST computes at a time
@@ -78,6 +79,8 @@ class LSHInnerProductLayer(Layer):
         self.forwards = 0
         if self.sampled:
             self.sets = ActiveSets(self, q)
+            shared = self.train and q.active_set == q.BATCH
+            self.products = SharedProducts(self) if shared else OwnProducts(self)
         for blob in top:
             blob.variable = (1,)
 
@@ -135,9 +138,10 @@ class LSHInnerProductLayer(Layer):
         self.whole = x if self.pair and self.train else None    # made once for forward and backward
         if self.train:
             self.forwards += 1
-            self.sets.train(x, self.labels(bottom), top)
+            self.sets.rehash()
+            self.products.train(x, self.labels(bottom), top)
         elif self.sampled:
-            self.sets.test(x, top)
+            self.products.test(x, top)
         elif self.param.lsh_param.test_top_k:
             self.best(x, top)
         else:
@@ -174,7 +178,7 @@ class LSHInnerProductLayer(Layer):
         self.require(not any(propagate_down[1:]), "indices and labels have no gradient; put propagate_down: false here", "propagate_down")
         self.require(self.train, "has gradients in TRAIN only", "propagate_down")
         x = self.dense(bottom) if self.whole is None else self.whole
-        dx = self.sets.backward(x, top[0].gradient.read(), propagate_down[0])
+        dx = self.products.backward(x, top[0].gradient.read(), propagate_down[0])
         if propagate_down[0]:
             to = bottom[0].gradient.write()
             if self.pair:

@@ -130,7 +130,7 @@ def test_updates_run_within_backward(monkeypatch: pytest.MonkeyPatch) -> None:
             return getattr(cpu, name)
 
     s = solver(SOLVERS[2])
-    s.net.nodes[-2].sets.k = Counting()
+    s.net.nodes[-2].products.k = Counting()
     s.step(2)
     assert calls == ["units_forward", "units_update"] * 2
 
