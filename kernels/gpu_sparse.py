@@ -1,5 +1,5 @@
-"""The GPU's kernels of sparse layers under the names and arguments of `kernels.cpu`: rows by their numbers, hashes, tables
-and active sets."""
+"""The GPU's kernels of sparse layers under the names and arguments of `kernels.cpu`: rows by their numbers, hashes,
+tables and active sets."""
 from __future__ import annotations
 
 from typing import Any
@@ -40,17 +40,20 @@ class SparseKernels:
 
     # ------------------------------------------------------------------------------------------------ hashes and tables
 
-    def winner_codes(self, x: Any, places: Any, codes: Any, rows: int, dim: int, first: int, tables: int, hashes: int, bins: int,
-                     densified: bool) -> None:
-        self.each("lsh", "winner_codes", codes.size, x, places, codes, rows, dim, first, int(places.size // bins), hashes, bins, densified)
+    def winner_codes(self, x: Any, places: Any, codes: Any, rows: int, dim: int, first: int, tables: int, hashes: int,
+                     bins: int, densified: bool) -> None:
+        self.each("lsh", "winner_codes", codes.size, x, places, codes, rows, dim, first, int(places.size // bins),
+                  hashes, bins, densified)
 
-    def sign_codes(self, x: Any, signs: Any, codes: Any, rows: int, dim: int, first: int, tables: int, hashes: int, width: int) -> None:
+    def sign_codes(self, x: Any, signs: Any, codes: Any, rows: int, dim: int, first: int, tables: int, hashes: int,
+                   width: int) -> None:
         xp, each, signs = self.xp, width // hashes, signs.reshape(-1, width)
         block, skip = first // each, first % each
         blocks = -(-(skip + tables) // each)
         for row in range(0, rows, ROWS):
             n = min(ROWS, rows - row)
-            turned, y, part = xp.empty((n, width), np.float32), xp.empty((n, blocks, width), np.float32), xp.empty((tables, n), np.int32)
+            turned, y = xp.empty((n, width), np.float32), xp.empty((n, blocks, width), np.float32)
+            part = xp.empty((tables, n), np.int32)
             self.each("lsh", "turn_signs", turned.size, x[row:row + n], signs, turned, dim, 1, width, 0)
             self._hadamard(turned, width)
             self.each("lsh", "turn_signs", y.size, turned, signs[1 + 2 * block:], y, width, blocks, width, 2 * width)
@@ -66,18 +69,21 @@ class SparseKernels:
             self.each("lsh", "butterfly", x.size // 2, x, h)
             h *= 2
 
-    def fill_tables(self, codes: Any, offsets: Any, ids: Any, tables: int, first: int, size: int, fifo: bool, key: int, stream: int) -> None:
+    def fill_tables(self, codes: Any, offsets: Any, ids: Any, tables: int, first: int, size: int, fifo: bool, key: int,
+                    stream: int) -> None:
         xp, buckets = self.xp, offsets.shape[1] - 1
         for t in range(tables):
             units = xp.argsort(codes[t].astype(np.int64) << 32 | xp.arange(codes.shape[1])).astype(np.int32)
             starts = xp.searchsorted(codes[t][units], xp.arange(buckets + 1, dtype=np.int32)).astype(np.int32)
             offsets[t, 0] = 0
             offsets[t, 1:] = xp.cumsum(xp.minimum(xp.diff(starts), size))
-            self.each("lsh", "fill_buckets", buckets, units, starts, offsets[t], ids[t], first + t, size, fifo, np.uint64(key), np.uint64(stream))
+            self.each("lsh", "fill_buckets", buckets, units, starts, offsets[t], ids[t], first + t, size, fifo,
+                      np.uint64(key), np.uint64(stream))
 
     # ------------------------------------------------------------------------------------------------------ active sets
 
-    def _scratch(self, items: int, counted: bool, tables: int, outputs: int, size: int, most: int) -> tuple[Any, int, int]:
+    def _scratch(self, items: int, counted: bool, tables: int, outputs: int, size: int,
+                 most: int) -> tuple[Any, int, int]:
         """(scratch (items, words) with free keys, places, room): see sampling.h."""
         room = max(16, most + (min(outputs, 2 * size * tables) if counted else 0))
         places = 2 << (room - 1).bit_length()
@@ -85,23 +91,28 @@ class SparseKernels:
         scratch[:, :places] = -1
         return scratch, places, room
 
-    def sample_units(self, codes: Any, offsets: Any, ids: Any, moved: Any, over_codes: Any, over_ids: Any, labels: Any, units: Any, found: Any,
-                     tables: int, outputs: int, size: int, samples: int, policy: int, threshold: int, fill: bool, key: int, stream: int) -> None:
+    def sample_units(self, codes: Any, offsets: Any, ids: Any, moved: Any, over_codes: Any, over_ids: Any, labels: Any,
+                     units: Any, found: Any, tables: int, outputs: int, size: int, samples: int, policy: int,
+                     threshold: int, fill: bool, key: int, stream: int) -> None:
         items, width = len(found), int(labels.size // max(len(found), 1))
         samples = min(samples, outputs)
-        scratch, places, room = self._scratch(items, policy in (1, 2), tables, outputs, size, max(samples, units.shape[-1]) + width)
-        self.each("sampling", "sample_units", items, codes, offsets, ids, moved, over_codes, over_ids, labels, units, found, scratch,
-                  np.int64(scratch.shape[1]), places, room, *self._extents(offsets, ids, over_ids), tables, outputs, size, samples, policy, threshold,
-                  fill, np.uint64(key), np.uint64(stream), width, int(units.size // max(items, 1)))
+        scratch, places, room = self._scratch(items, policy in (1, 2), tables, outputs, size,
+                                              max(samples, units.shape[-1]) + width)
+        self.each("sampling", "sample_units", items, codes, offsets, ids, moved, over_codes, over_ids, labels, units,
+                  found, scratch, np.int64(scratch.shape[1]), places, room, *self._extents(offsets, ids, over_ids),
+                  tables, outputs, size, samples, policy, threshold, fill, np.uint64(key), np.uint64(stream), width,
+                  int(units.size // max(items, 1)))
 
-    def sample_union(self, codes: Any, offsets: Any, ids: Any, moved: Any, over_codes: Any, over_ids: Any, labels: Any, hits: Any, units: Any,
-                     probed: Any, tables: int, outputs: int, size: int, samples: int, policy: int, key: int, stream: int) -> tuple[int, ...]:
+    def sample_union(self, codes: Any, offsets: Any, ids: Any, moved: Any, over_codes: Any, over_ids: Any, labels: Any,
+                     hits: Any, units: Any, probed: Any, tables: int, outputs: int, size: int, samples: int,
+                     policy: int, key: int, stream: int) -> tuple[int, ...]:
         items, samples = len(probed), min(samples, outputs)
         scratch, places, room = self._scratch(1, False, tables, outputs, size, len(units) + 16)
         found = self.xp.zeros(3, np.int32)
-        self.each("sampling", "sample_union", 1, codes, offsets, ids, moved, over_codes, over_ids, labels, hits, units, probed, found, scratch,
-                  places, room, *self._extents(offsets, ids, over_ids), tables, outputs, size, samples, policy, np.uint64(key), np.uint64(stream),
-                  items, int(labels.size // max(items, 1)), int(hits.size // max(items, 1)))
+        self.each("sampling", "sample_union", 1, codes, offsets, ids, moved, over_codes, over_ids, labels, hits, units,
+                  probed, found, scratch, places, room, *self._extents(offsets, ids, over_ids), tables, outputs, size,
+                  samples, policy, np.uint64(key), np.uint64(stream), items, int(labels.size // max(items, 1)),
+                  int(hits.size // max(items, 1)))
         return tuple(found.tolist())
 
     def _extents(self, offsets: Any, ids: Any, over_ids: Any) -> tuple[Any, ...]:
@@ -111,17 +122,19 @@ class SparseKernels:
 
     def _row_of(self, order: Any, starts: Any) -> Any:
         """Which row each entry belongs to, int32."""
-        return self.xp.searchsorted(starts[1:], self.xp.arange(order.size, dtype=np.int32), side="right").astype(np.int32)
+        return self.xp.searchsorted(starts[1:], self.xp.arange(order.size, dtype=np.int32),
+                                    side="right").astype(np.int32)
 
-    def units_forward(self, x: Any, w: Any, bias: Any, rows: Any, order: Any, starts: Any, y: Any, squares: Any, items: int, width: int,
-                      columns: int) -> None:
-        self.run("unit_products", "units_forward", min(-(-order.size // 8), 65535), x, w, bias, rows, order, self._row_of(order, starts), y,
-                 width, columns, int(order.size))
+    def units_forward(self, x: Any, w: Any, bias: Any, rows: Any, order: Any, starts: Any, y: Any, squares: Any,
+                      items: int, width: int, columns: int) -> None:
+        self.run("unit_products", "units_forward", min(-(-order.size // 8), 65535), x, w, bias, rows, order,
+                 self._row_of(order, starts), y, width, columns, int(order.size))
         if squares is not None:
-            self.run("unit_products", "row_squares", min(-(-rows.size // 8), 65535), w, rows, squares, columns, int(rows.size))
+            self.run("unit_products", "row_squares", min(-(-rows.size // 8), 65535), w, rows, squares, columns,
+                     int(rows.size))
 
-    def units_backward(self, x: Any, w: Any, dy: Any, rows: Any, order: Any, starts: Any, dw: Any, dbias: Any, dx: Any, items: int, width: int,
-                       columns: int) -> None:
+    def units_backward(self, x: Any, w: Any, dy: Any, rows: Any, order: Any, starts: Any, dw: Any, dbias: Any, dx: Any,
+                       items: int, width: int, columns: int) -> None:
         if dw is not None:
             self.sum_rows(x, dy, order, starts, dw, width, columns)
         if dbias is not None:

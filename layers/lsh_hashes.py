@@ -16,10 +16,10 @@ MOST_BITS = 24               # of a bucket's number: a table has an offset for e
 
 
 class Hashes:
-    """num_tables codes of num_hashes hashes, for rows of `dim` values. They are functions of the seed and the layer's name.
+    """num_tables codes of num_hashes hashes, for rows of `dim` values: functions of the seed and the layer's name.
 
-    SIMHASH   signs of random projections, one bit each (Charikar, STOC 2002). The projections are rounds of random signs and
-              Hadamard transforms: D log D additions for D of them (Andoni et al., NeurIPS 2015, section 5).
+    SIMHASH   signs of random projections, one bit each (Charikar, STOC 2002). The projections are rounds of random
+              signs and Hadamard transforms: D log D additions for D of them (Andoni et al., NeurIPS 2015, section 5).
     WTA       which of 8 coordinates, drawn for each hash, is largest: three bits (Yagnik et al., ICCV 2011).
     DWTA      the same with bins of permutations, in which zeros do not compete; an empty bin takes the value of another
               (Chen and Shrivastava, UAI 2018).
@@ -34,8 +34,10 @@ class Hashes:
         self.bins = 8 if dim >= 8 else 4 if dim >= 4 else 2
         self.bits = self.hashes * (1 if self.signs else self.bins.bit_length() - 1)
         name = p.Hash.Name(self.kind)
-        layer.require(self.signs or dim >= 2, f"{name} compares inputs, and there is only one; SIMHASH needs no more", "lsh_param.hash")
-        layer.require(1 <= self.bits <= MOST_BITS, f"num_hashes: {self.hashes} makes numbers of buckets of {self.bits} bits with {name}; "
+        layer.require(self.signs or dim >= 2, f"{name} compares inputs, and there is only one; SIMHASH needs no more",
+                      "lsh_param.hash")
+        layer.require(1 <= self.bits <= MOST_BITS, f"num_hashes: {self.hashes} makes numbers of buckets of "
+                      f"{self.bits} bits with {name}; "
                       f"there may be 1 to {MOST_BITS}", "lsh_param.num_hashes")
         layer.require(self.tables > 0, "num_tables must be more than 0", "lsh_param.num_tables")
         self.buckets = 1 << self.bits
@@ -78,10 +80,11 @@ class Hashes:
         rows = len(x)
         codes = self.device.xp.empty((tables, rows), np.int32)
         if rows and self.signs:
-            self.device.kernels.sign_codes(x, self.constants, codes, rows, self.dim, first, tables, self.hashes, self.width)
+            self.device.kernels.sign_codes(x, self.constants, codes, rows, self.dim, first, tables, self.hashes,
+                                           self.width)
         elif rows:
-            self.device.kernels.winner_codes(x, self.constants, codes, rows, self.dim, first, tables, self.hashes, self.bins,
-                                             self.kind == pb.LSHParameter.DWTA)
+            self.device.kernels.winner_codes(x, self.constants, codes, rows, self.dim, first, tables, self.hashes,
+                                             self.bins, self.kind == pb.LSHParameter.DWTA)
         return codes
 
     def groups(self, rows: int) -> Iterator[tuple[int, int]]:

@@ -15,8 +15,8 @@ POINTS, PAIRS = 129, 1 << 16                 # of the table p(rho), and the Gaus
 
 @lru_cache(maxsize=4)
 def winner_collisions(bins: int) -> np.ndarray:
-    """p(rho) (POINTS), rho from -1 to 1: how probable it is that the largest of `bins` values of two Gaussian vectors with
-    correlation rho stand in the same place. Estimated from pairs that all rho share; the standard error is below 0.002."""
+    """p(rho) (POINTS), rho from -1 to 1: how probable it is that the largest of `bins` values of two Gaussian vectors
+    with correlation rho stand in the same place. Estimated from pairs that all rho share: standard error below 0.002."""
     random = Random(0, "lsh/collisions")
     x, z = random.normal((PAIRS, bins)), random.normal((PAIRS, bins))
     winners = x.argmax(1)
@@ -25,8 +25,8 @@ def winner_collisions(bins: int) -> np.ndarray:
 
 
 def collision(xp: Any, p: pb.LSHParameter, bins: int, rho: Any) -> Any:
-    """How probable it is that one hash of two vectors with cosine rho is the same. Exact for SIMHASH, 1 - acos(rho) / pi
-    (Goemans and Williamson 1995); for WTA and DWTA that of Gaussian vectors, an approximation for all others."""
+    """How probable it is that one hash of two vectors with cosine rho is the same. Exact for SIMHASH, 1 - acos(rho) /
+    pi (Goemans and Williamson 1995); for WTA and DWTA that of Gaussian vectors, an approximation for all others."""
     rho = xp.clip(rho, -1, 1)
     if p.hash == p.SIMHASH:
         return 1 - xp.arccos(rho) / pi
@@ -35,8 +35,8 @@ def collision(xp: Any, p: pb.LSHParameter, bins: int, rho: Any) -> Any:
 
 
 def log_miss(xp: Any, p: pb.LSHParameter, bins: int, rho: Any, probed: Any) -> Any:
-    """log(1 - c), c the probability that a unit is found in the tables that were looked at. rho (N, S) cosines, probed (N)
-    tables. A bucket's overflow is left out of account: c is then too high."""
+    """log(1 - c), c the probability that a unit is found in the tables that were looked at. rho (N, S) cosines, probed
+    (N) tables. A bucket's overflow is left out of account: c is then too high."""
     alike = collision(xp, p, bins, rho.astype(np.float64)) ** p.num_hashes       # all hashes of a table
     if p.sampling == p.THRESHOLD:
         fewer = sum(comb(p.num_tables, j) * alike**j * (1 - alike)**(p.num_tables - j) for j in range(p.threshold))

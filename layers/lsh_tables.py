@@ -57,8 +57,9 @@ class UnitTables:
             alike = alike and self.built == 0 and bool((codes == codes[:, :1]).all())
             self.k.fill_tables(codes, self.offsets[first:first + n], self.ids[first:first + n], n, first, p.bucket_size,
                                p.bucket_policy == p.FIFO, self.layer.seed, draws)
-        self.layer.require(not alike or self.outputs == 1, "all rows of the weights have the same hashes: they need a filler that "
-                           "makes them differ, such as gaussian", "inner_product_param.weight_filler")
+        self.layer.require(not alike or self.outputs == 1,
+                           "all rows of the weights have the same hashes: they need a filler that makes them differ, "
+                           "such as gaussian", "inner_product_param.weight_filler")
         self.built += 1
         self.clear_overlay()
 
@@ -73,7 +74,8 @@ class UnitTables:
             return
         codes = xp.empty((self.hashes.tables, len(rows)), np.int32)
         codes[:, xp.searchsorted(rows, self.rows)] = self.row_codes
-        codes[:, xp.searchsorted(rows, changed)] = self.hashes.codes(xp.ascontiguousarray(w[changed]), 0, self.hashes.tables)
+        fresh = self.hashes.codes(xp.ascontiguousarray(w[changed]), 0, self.hashes.tables)
+        codes[:, xp.searchsorted(rows, changed)] = fresh
         self.rows, self.row_codes = rows, codes
         self._sort_overlay()
         self.built += 1
@@ -101,7 +103,8 @@ class UnitTables:
                   "row_codes": (tables, *shapes["rows"])}
         for name, shape in wanted.items():
             if shapes[name] != shape:
-                raise ValueError(f"its tables are for another lsh_param: {name} has the shape {shapes[name]}, here it is {shape}")
+                raise ValueError(f"its tables are for another lsh_param: {name} has the shape {shapes[name]}, "
+                                 f"here it is {shape}")
         xp = self.xp
         self.offsets, self.ids = (xp.array(state[k], np.int32) for k in ("offsets", "ids"))
         self.clear_overlay()

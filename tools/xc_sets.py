@@ -1,8 +1,8 @@
 """brew data for multi-label sets in the extreme-classification repository's format: bibtex, delicious, rcv1, ...
 
 Sets of Mulan's collection (mulan.sourceforge.net): bibtex (Katakis et al. 2008), corel5k (Duygulu et al. 2002),
-delicious (Tsoumakas et al. 2008), enron (Klimt and Yang 2004), rcv1's first subset (Lewis et al. 2004), tmc2007 with 500
-features (Srivastava and Zane-Ulman 2005) and yeast (Elisseeff and Weston 2002).
+delicious (Tsoumakas et al. 2008), enron (Klimt and Yang 2004), rcv1's first subset (Lewis et al. 2004), tmc2007 with
+500 features (Srivastava and Zane-Ulman 2005) and yeast (Elisseeff and Weston 2002).
 """
 from __future__ import annotations
 

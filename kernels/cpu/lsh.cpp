@@ -10,7 +10,8 @@ constexpr long kRows = 16;
 typedef float Lanes __attribute__((vector_size(4 * kRows)));
 typedef int Marks __attribute__((vector_size(4 * kRows)));
 
-// Rows first..first + 15 of x, transposed: lane r of tile[d] is x[first + r, d]. The last row stands for those beyond it.
+// Rows first..first + 15 of x, transposed: lane r of tile[d] is x[first + r, d]. The last row stands for those beyond
+// it.
 void load_tile(const float* x, long first, long rows, long dim, Lanes* tile) {
   const float* from[kRows];
   for (long r = 0; r < kRows; ++r) from[r] = x + std::min(first + r, rows - 1) * dim;
@@ -41,21 +42,25 @@ void hadamard(Lanes* x, long n) {
     }
 }
 
-Lanes* aligned(float* scratch) { return reinterpret_cast<Lanes*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) / 64 * 64); }
+Lanes* aligned(float* scratch) {
+  return reinterpret_cast<Lanes*>((reinterpret_cast<std::uintptr_t>(scratch) + 63) / 64 * 64);
+}
 }  // namespace
 
 void bind_lsh(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
-  // codes[t, r] for tables first..: `hashes` winner-take-all hashes of row r of x (rows, dim), each of bits_of(bins) bits.
-  // places (tables in all * hashes, bins) are coordinates.
-  m.def("winner_codes", [](const Array& x_, const Ints& places_, Ints& codes_, long rows, long dim, long first, long tables,
-                           int hashes, int bins, bool densified) {
-    require(hashes > 0 && bins > 1 && bins <= 1024 && dim > 0 && first >= 0, "winner_codes: hashes, 2 to 1,024 coordinates and a width are needed");
+  // codes[t, r] for tables first..: `hashes` winner-take-all hashes of row r of x (rows, dim), each of bits_of(bins)
+  // bits. places (tables in all * hashes, bins) are coordinates.
+  m.def("winner_codes", [](const Array& x_, const Ints& places_, Ints& codes_, long rows, long dim, long first,
+                           long tables, int hashes, int bins, bool densified) {
+    require(hashes > 0 && bins > 1 && bins <= 1024 && dim > 0 && first >= 0,
+            "winner_codes: hashes, 2 to 1,024 coordinates and a width are needed");
     const int bits = bits_of(bins);
     require((long)hashes * bits <= 30 && 1 << bits == bins, "winner_codes: a code has at most 30 bits");
     sized(volume({rows, dim}), x_);
     sized(volume({tables, rows}), codes_);
-    require(places_.size() % bins == 0 && (first + tables) * hashes <= places_.size() / bins && places_.size() / bins <= INT_MAX,
+    require(places_.size() % bins == 0 && (first + tables) * hashes <= places_.size() / bins
+            && places_.size() / bins <= INT_MAX,
             "winner_codes: there are fewer places than hashes");
     check_indices(places_, dim, "coordinate");
     const float* x = x_.data();
@@ -93,18 +98,21 @@ void bind_lsh(py::module_& m) {
             if (!empty[l]) continue;
             int one = 0;
             for (int k = 0; k < hashes; ++k)
-              one = one << bits | winner_code(reinterpret_cast<const float*>(tile) + l, kRows, places, all, (int)((first + t) * hashes + k), bins, densified);
+              one = one << bits | winner_code(reinterpret_cast<const float*>(tile) + l, kRows, places, all,
+                                              (int)((first + t) * hashes + k), bins, densified);
             code[l] = one;
           }
         store_codes(code, codes + t * rows, r, rows);
       }
     }
-  }, nc("x"), nc("places"), nc("codes"), py::arg("rows"), py::arg("dim"), py::arg("first"), py::arg("tables"), py::arg("hashes"), py::arg("bins"), py::arg("densified"));
-  // codes[t, r] for tables first..: the signs of `hashes` projections of row r of x (rows, dim). signs (1 + 2 blocks, width)
-  // are 1 or -1, width a power of two; each block makes the projections of width / hashes tables.
-  m.def("sign_codes", [](const Array& x_, const Array& signs_, Ints& codes_, long rows, long dim, long first, long tables,
-                         int hashes, long width) {
-    require(hashes > 0 && hashes <= 30 && dim > 0 && dim <= width && hashes <= width && (width & (width - 1)) == 0 && first >= 0,
+  }, nc("x"), nc("places"), nc("codes"), py::arg("rows"), py::arg("dim"), py::arg("first"), py::arg("tables"),
+     py::arg("hashes"), py::arg("bins"), py::arg("densified"));
+  // codes[t, r] for tables first..: the signs of `hashes` projections of row r of x (rows, dim). signs (1 + 2 blocks,
+  // width) are 1 or -1, width a power of two; each block makes the projections of width / hashes tables.
+  m.def("sign_codes", [](const Array& x_, const Array& signs_, Ints& codes_, long rows, long dim, long first,
+                         long tables, int hashes, long width) {
+    require(hashes > 0 && hashes <= 30 && dim > 0 && dim <= width && hashes <= width && (width & (width - 1)) == 0
+            && first >= 0,
             "sign_codes: a width of a power of two is needed, for all inputs and hashes, and at most 30 hashes");
     const long each = width / hashes;
     sized(volume({rows, dim}), x_);
@@ -137,15 +145,18 @@ void bind_lsh(py::module_& m) {
         }
       }
     }
-  }, nc("x"), nc("signs"), nc("codes"), py::arg("rows"), py::arg("dim"), py::arg("first"), py::arg("tables"), py::arg("hashes"), py::arg("width"));
-  // Tables first.. from codes (tables, units): bucket b of a table holds ids[offsets[b]..offsets[b + 1]), at most `size`
-  // of the units with that code, in their order. offsets (tables, buckets + 1), ids (tables, capacity).
+  }, nc("x"), nc("signs"), nc("codes"), py::arg("rows"), py::arg("dim"), py::arg("first"), py::arg("tables"),
+     py::arg("hashes"), py::arg("width"));
+  // Tables first.. from codes (tables, units): bucket b of a table holds ids[offsets[b]..offsets[b + 1]), at most
+  // `size` of the units with that code, in their order. offsets (tables, buckets + 1), ids (tables, capacity).
   m.def("fill_tables", [](const Ints& codes_, Ints& offsets_, Ints& ids_, long tables, long first, int size, bool fifo,
                           std::uint64_t key, std::uint64_t stream) {
-    require(tables > 0 && size > 0 && first >= 0 && codes_.size() % tables == 0 && offsets_.size() % tables == 0 && ids_.size() % tables == 0,
+    require(tables > 0 && size > 0 && first >= 0 && codes_.size() % tables == 0 && offsets_.size() % tables == 0
+            && ids_.size() % tables == 0,
             "fill_tables: arrays have a part of a table");
     const long units = codes_.size() / tables, buckets = offsets_.size() / tables - 1, capacity = ids_.size() / tables;
-    require(buckets > 0 && units <= INT_MAX && capacity >= std::min(units, buckets * size), "fill_tables: the ids have no room");
+    require(buckets > 0 && units <= INT_MAX && capacity >= std::min(units, buckets * size),
+            "fill_tables: the ids have no room");
     check_indices(codes_, buckets, "bucket");
     const int* codes = codes_.data();
     int *offsets = offsets_.mutable_data(), *ids = ids_.mutable_data();
@@ -163,11 +174,14 @@ void bind_lsh(py::module_& m) {
       Words words{};
       for (long i = 0, drawn = -1; i < units; ++i) {
         const int place = seen[code[i]]++;
-        if (place >= size && !fifo && drawn != i / 4) words = reservoir_words((int)(first + t), (int)(drawn = i / 4), stream, key);
-        const int slot = bucket_slot(place, size, fifo, i % 4 == 0 ? words.x : i % 4 == 1 ? words.y : i % 4 == 2 ? words.z : words.w);
+        if (place >= size && !fifo && drawn != i / 4)
+          words = reservoir_words((int)(first + t), (int)(drawn = i / 4), stream, key);
+        const unsigned word = i % 4 == 0 ? words.x : i % 4 == 1 ? words.y : i % 4 == 2 ? words.z : words.w;
+        const int slot = bucket_slot(place, size, fifo, word);
         if (slot >= 0) to[begin[code[i]] + slot] = (int)i;
       }
     }
-  }, nc("codes"), nc("offsets"), nc("ids"), py::arg("tables"), py::arg("first"), py::arg("size"), py::arg("fifo"), py::arg("key"), py::arg("stream"));
+  }, nc("codes"), nc("offsets"), nc("ids"), py::arg("tables"), py::arg("first"), py::arg("size"), py::arg("fifo"),
+     py::arg("key"), py::arg("stream"));
 }
 }  // namespace BREW_ISA

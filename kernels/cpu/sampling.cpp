@@ -7,13 +7,14 @@ namespace BREW_ISA {
 
 namespace {
 // The arrays of Tables, checked as far as no member can lie outside of them. No tables are needed for UNIFORM.
-Tables tables_of(const Ints& offsets, const Ints& ids, const std::optional<Bytes>& moved, const Ints& over_codes, const Ints& over_ids,
-                 int tables, int outputs, int size) {
+Tables tables_of(const Ints& offsets, const Ints& ids, const std::optional<Bytes>& moved, const Ints& over_codes,
+                 const Ints& over_ids, int tables, int outputs, int size) {
   require(tables >= 0 && outputs > 0 && size > 0, "there are no outputs, or no buckets");
   Tables t{};
   t.tables = tables, t.outputs = outputs, t.size = size;
   if (!tables) return t;
-  require(offsets.size() % tables == 0 && offsets.size() / tables > 1 && ids.size() % tables == 0 && over_ids.size() % tables == 0,
+  require(offsets.size() % tables == 0 && offsets.size() / tables > 1 && ids.size() % tables == 0
+          && over_ids.size() % tables == 0,
           "the tables' arrays have a part of a table");
   sized(over_ids.size(), over_codes);
   if (moved) sized((outputs + 7L) / 8, *moved);
@@ -25,7 +26,8 @@ Tables tables_of(const Ints& offsets, const Ints& ids, const std::optional<Bytes
 
 // Units that one example may meet: those wanted or given, and where collisions are counted all that its buckets hold.
 long candidates(const Tables& t, const Wish& w, long width) {
-  const long counted = w.policy == kTopK || w.policy == kThreshold ? std::min<long>(t.outputs, 2L * t.size * t.tables) : 0;
+  const bool counts = w.policy == kTopK || w.policy == kThreshold;
+  const long counted = counts ? std::min<long>(t.outputs, 2L * t.size * t.tables) : 0;
   return std::max<long>({counted + width, w.samples + width, 16});
 }
 
@@ -51,14 +53,16 @@ Wish wish(int samples, int policy, int threshold, bool fill, std::uint64_t key, 
 
 void bind_sampling(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
-  // units (items, room): labels (items, width) first, then hits of the item's buckets (codes: tables, items), then, with
-  // `fill`, uniform ones until there are `samples`; -1 behind them. found (items, 4): labels, hits, uniform ones, tables
-  // looked at. See sampling.h.
-  m.def("sample_units", [](const Ints& codes_, const Ints& offsets_, const Ints& ids_, const std::optional<Bytes>& moved_, const Ints& over_codes_,
-                           const Ints& over_ids_, const Ints& labels_, Ints& units_, Ints& found_, int tables, int outputs, int size,
+  // units (items, room): labels (items, width) first, then hits of the item's buckets (codes: tables, items), then,
+  // with `fill`, uniform ones until there are `samples`; -1 behind them. found (items, 4): labels, hits, uniform
+  // ones, tables looked at. See sampling.h.
+  m.def("sample_units", [](const Ints& codes_, const Ints& offsets_, const Ints& ids_,
+                           const std::optional<Bytes>& moved_, const Ints& over_codes_, const Ints& over_ids_,
+                           const Ints& labels_, Ints& units_, Ints& found_, int tables, int outputs, int size,
                            int samples, int policy, int threshold, bool fill, std::uint64_t key, std::uint64_t stream) {
     const long items = found_.size() / 4;
-    require(found_.size() % 4 == 0 && (items ? units_.size() % items == 0 && labels_.size() % items == 0 : units_.size() == 0),
+    require(found_.size() % 4 == 0
+            && (items ? units_.size() % items == 0 && labels_.size() % items == 0 : units_.size() == 0),
             "sample_units: the units have a part of an item");
     const Wish w = wish(samples, policy, threshold, fill, key, stream, outputs);
     const Tables t = tables_of(offsets_, ids_, moved_, over_codes_, over_ids_, tables, outputs, size);
@@ -69,7 +73,8 @@ void bind_sampling(py::module_& m) {
     for (long n = 0; n < items; ++n) {
       long given = 0;
       for (long i = 0; i < width; ++i) given += labels[n * width + i] >= 0;
-      require(std::max<long>(given, w.samples) <= room, "sample_units: the units have no room for the samples and labels");
+      require(std::max<long>(given, w.samples) <= room,
+              "sample_units: the units have no room for the samples and labels");
     }
     const long most = candidates(t, w, width);
     require(most < 1 << 29, "sample_units: too many candidates");
@@ -85,16 +90,19 @@ void bind_sampling(py::module_& m) {
       std::fill(to + f.labels + f.hits + f.filled, to + room, -1);
       found[4 * n] = f.labels, found[4 * n + 1] = f.hits, found[4 * n + 2] = f.filled, found[4 * n + 3] = f.probed;
     }
-  }, nc("codes"), nc("offsets"), nc("ids"), nc("moved"), nc("over_codes"), nc("over_ids"), nc("labels"), nc("units"), nc("found"),
-     py::arg("tables"), py::arg("outputs"), py::arg("size"), py::arg("samples"), py::arg("policy"), py::arg("threshold"), py::arg("fill"),
-     py::arg("key"), py::arg("stream"));
-  // One set for all items: units (samples); probed (items); returns the numbers of labels, hits and uniform ones. `hits`
-  // (items, room) as sample_units leaves them without labels and `fill`; they are read for TOP_K and THRESHOLD.
-  m.def("sample_union", [](const Ints& codes_, const Ints& offsets_, const Ints& ids_, const std::optional<Bytes>& moved_, const Ints& over_codes_,
-                           const Ints& over_ids_, const Ints& labels_, const Ints& hits_, Ints& units_, Ints& probed_, int tables, int outputs,
+  }, nc("codes"), nc("offsets"), nc("ids"), nc("moved"), nc("over_codes"), nc("over_ids"), nc("labels"), nc("units"),
+     nc("found"), py::arg("tables"), py::arg("outputs"), py::arg("size"), py::arg("samples"), py::arg("policy"),
+     py::arg("threshold"), py::arg("fill"), py::arg("key"), py::arg("stream"));
+  // One set for all items: units (samples); probed (items); returns the numbers of labels, hits and uniform ones.
+  // `hits` (items, room) as sample_units leaves them without labels and `fill`; they are read for TOP_K and
+  // THRESHOLD.
+  m.def("sample_union", [](const Ints& codes_, const Ints& offsets_, const Ints& ids_,
+                           const std::optional<Bytes>& moved_, const Ints& over_codes_, const Ints& over_ids_,
+                           const Ints& labels_, const Ints& hits_, Ints& units_, Ints& probed_, int tables, int outputs,
                            int size, int samples, int policy, std::uint64_t key, std::uint64_t stream) {
     const long items = probed_.size();
-    require(items ? labels_.size() % items == 0 && hits_.size() % items == 0 : labels_.size() == 0, "sample_union: labels or hits have a part of an item");
+    require(items ? labels_.size() % items == 0 && hits_.size() % items == 0 : labels_.size() == 0,
+            "sample_union: labels or hits have a part of an item");
     const Wish w = wish(samples, policy, 1, true, key, stream, outputs);
     const Tables t = tables_of(offsets_, ids_, moved_, over_codes_, over_ids_, tables, outputs, size);
     require(codes_.ndim() == 2 && codes_.shape(0) == tables && codes_.shape(1) == items, "codes are (tables, items)");
@@ -104,7 +112,8 @@ void bind_sampling(py::module_& m) {
     const int *labels = labels_.data(), *hits = hits_.data();
     long given = 0;
     for (long i = 0; i < labels_.size(); ++i) given += labels[i] >= 0;
-    require(std::max<long>(given, w.samples) <= units_.size(), "sample_union: the units have no room for the samples and labels");
+    require(std::max<long>(given, w.samples) <= units_.size(),
+            "sample_union: the units have no room for the samples and labels");
     const long most = std::max<long>(w.samples, given) + 16;
     int *units = units_.mutable_data(), *probed = probed_.mutable_data();
     std::unique_ptr<int[]> memory(new int[scratch_size(most, tables)]);
@@ -113,10 +122,12 @@ void bind_sampling(py::module_& m) {
     {
       Release _;
       clear(s);
-      f = sample_batch(t, codes_.data(), items, labels, items ? labels_.size() / items : 0, w, hits, items ? hits_.size() / items : 0, s, units, probed);
+      f = sample_batch(t, codes_.data(), items, labels, items ? labels_.size() / items : 0, w, hits,
+                       items ? hits_.size() / items : 0, s, units, probed);
     }
     return py::make_tuple(f.labels, f.hits, f.filled);
-  }, nc("codes"), nc("offsets"), nc("ids"), nc("moved"), nc("over_codes"), nc("over_ids"), nc("labels"), nc("hits"), nc("units"), nc("probed"),
-     py::arg("tables"), py::arg("outputs"), py::arg("size"), py::arg("samples"), py::arg("policy"), py::arg("key"), py::arg("stream"));
+  }, nc("codes"), nc("offsets"), nc("ids"), nc("moved"), nc("over_codes"), nc("over_ids"), nc("labels"), nc("hits"),
+     nc("units"), nc("probed"), py::arg("tables"), py::arg("outputs"), py::arg("size"), py::arg("samples"),
+     py::arg("policy"), py::arg("key"), py::arg("stream"));
 }
 }  // namespace BREW_ISA

@@ -3,9 +3,45 @@
 
 namespace BREW_ISA {
 
-// The width of a pair: values (items, width) and the numbers of rows of w (rows, columns), which meet y (items, columns).
-// Throws unless all of them fit.
-static long pair_width(const Array& values, const Ints& index, const Array& w, const Array& y, long items, long columns) {
+namespace {
+constexpr long kPieces = 16;       // of what is sorted
+
+// Entries (key, place) sorted by their keys, equal ones in the order of their places, by `digits` of 11 bits.
+void sort_entries(std::vector<std::uint64_t>& entries, int digits) {
+  constexpr int kBits = 11, kDigits = 1 << kBits;
+  const long n = (long)entries.size();
+  std::vector<std::uint64_t> other(n);
+  std::vector<long> counts(kPieces * kDigits);
+  for (int pass = 0; pass < digits; ++pass) {
+    const int shift = 32 + pass * kBits;
+    std::fill(counts.begin(), counts.end(), 0);
+    const std::uint64_t* const from = entries.data();
+    std::uint64_t* const to = other.data();
+    long* const count = counts.data();
+#pragma omp parallel for if (n > kGrain)
+    for (long p = 0; p < kPieces; ++p)
+      for (long i = n * p / kPieces; i < n * (p + 1) / kPieces; ++i)
+        ++count[p * kDigits + (from[i] >> shift & (kDigits - 1))];
+    long sum = 0;
+    for (int d = 0; d < kDigits; ++d)
+      for (long p = 0; p < kPieces; ++p) {
+        const long c = count[p * kDigits + d];
+        count[p * kDigits + d] = sum;
+        sum += c;
+      }
+#pragma omp parallel for if (n > kGrain)
+    for (long p = 0; p < kPieces; ++p)
+      for (long i = n * p / kPieces; i < n * (p + 1) / kPieces; ++i)
+        to[count[p * kDigits + (from[i] >> shift & (kDigits - 1))]++] = from[i];
+    entries.swap(other);
+  }
+}
+}  // namespace
+
+// The width of a pair: values (items, width) and the numbers of rows of w (rows, columns), which meet y (items,
+// columns). Throws unless all of them fit.
+static long pair_width(const Array& values, const Ints& index, const Array& w, const Array& y, long items,
+                       long columns) {
   require(items >= 0 && (items ? values.size() % items : values.size()) == 0, "the values have a part of an item");
   require(columns > 0 && w.size() % columns == 0, "the matrix has a part of a row");
   sized(values.size(), index);
@@ -54,6 +90,33 @@ void bind_sparse(py::module_& m) {
       dx[i] = sum;
     }
   }, nc("dy"), nc("index"), nc("w"), nc("dx"), py::arg("items"), py::arg("columns"));
+  // (rows, order, starts) of row numbers in -1..count - 1, of which -1 stands for none: the rows that occur, sorted;
+  // the places of `index` in the order of their rows, and of places for equal ones; where in `order` each row begins,
+  // and its end.
+  m.def("group_rows", [](const Ints& index_, int count) {
+    const int* index = index_.data();
+    const long n = index_.size();
+    require(n <= INT_MAX, "group_rows: too many places");
+    check_padded(index_, count, "row");
+    std::vector<std::uint64_t> entries;
+    std::vector<int> rows, starts;
+    {
+      Release _;
+      entries.reserve(n);
+      for (long i = 0; i < n; ++i)
+        if (index[i] >= 0) entries.push_back((std::uint64_t)index[i] << 32 | (std::uint64_t)i);
+      sort_entries(entries, count > 1 << 22 ? 3 : count > 1 << 11 ? 2 : 1);
+      for (long e = 0; e < (long)entries.size(); ++e) {
+        const int row = (int)(entries[e] >> 32);
+        if (rows.empty() || rows.back() != row) { rows.push_back(row); starts.push_back((int)e); }
+      }
+      starts.push_back((int)entries.size());
+    }
+    Ints order((py::ssize_t)entries.size());
+    for (std::size_t e = 0; e < entries.size(); ++e) order.mutable_data()[e] = (int)(entries[e] & 0xFFFFFFFF);
+    return py::make_tuple(Ints((py::ssize_t)rows.size(), rows.data()), order,
+                          Ints((py::ssize_t)starts.size(), starts.data()));
+  }, nc("index"), py::arg("count"));
   // y[r] = sum over e in starts[r]..starts[r + 1] - 1 of scale[p] x[p / width], with p = order[e]; scale is None for 1.
   m.def("sum_rows", [](const Array& x_, const Optional& scale_, const Ints& order_, const Ints& starts_, Array& y_,
                        long width, long columns) {

@@ -21,7 +21,8 @@ enum Repair { kBlank, kSorted, kLabelTwice, kFeatureTwice, kLabelsOut, kFeatures
 inline bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\v' || c == '\f'; }
 inline bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// A whole number, perhaps with a sign, that takes all of [p, end); large ones become 2^40 or more. False for other text.
+// A whole number, perhaps with a sign, that takes all of [p, end); large ones become 2^40 or more. False for other
+// text.
 bool read_whole(const char* p, const char* end, long& value) {
   const bool minus = p < end && *p == '-';
   if (p < end && (*p == '-' || *p == '+')) ++p;
@@ -35,8 +36,8 @@ bool read_whole(const char* p, const char* end, long& value) {
   return true;
 }
 
-// A decimal number that takes all of [p, end). The nearest double by one division where digits and power of ten are exact
-// (Clinger 1990), as nearly always; otherwise by the library.
+// A decimal number that takes all of [p, end). The nearest double by one division where digits and power of ten are
+// exact (Clinger 1990), as nearly always; otherwise by the library.
 bool read_decimal(const char* p, const char* end, float& value) {
   static constexpr double powers[] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
                                       1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};

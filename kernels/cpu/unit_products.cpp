@@ -8,36 +8,11 @@
 namespace BREW_ISA {
 
 namespace {
-constexpr long kPieces = 16;       // of the work, each with its own sums: always as many, so that bits do not depend on threads
+constexpr long kPieces = 16;       // of the work, with own sums: always as many, so that bits do not depend on threads
 constexpr long kAhead = 6;         // rows that are fetched ahead
 
 inline void fetch(const float* row, long n) {
   for (long i = 0; i < n; i += 16) __builtin_prefetch(row + i, 0, 2);
-}
-
-// Entries (key, place) sorted by their keys, equal ones in the order of their places, by `digits` of 11 bits.
-void sort_entries(std::vector<std::uint64_t>& entries, int digits) {
-  constexpr int kBits = 11, kDigits = 1 << kBits;
-  const long n = (long)entries.size();
-  std::vector<std::uint64_t> other(n);
-  std::vector<long> counts(kPieces * kDigits);
-  for (int pass = 0; pass < digits; ++pass) {
-    const int shift = 32 + pass * kBits;
-    std::fill(counts.begin(), counts.end(), 0);
-    const std::uint64_t* const from = entries.data();
-    std::uint64_t* const to = other.data();
-    long* const count = counts.data();
-#pragma omp parallel for if (n > kGrain)
-    for (long p = 0; p < kPieces; ++p)
-      for (long i = n * p / kPieces; i < n * (p + 1) / kPieces; ++i) ++count[p * kDigits + (from[i] >> shift & (kDigits - 1))];
-    long sum = 0;
-    for (int d = 0; d < kDigits; ++d)
-      for (long p = 0; p < kPieces; ++p) { const long c = count[p * kDigits + d]; count[p * kDigits + d] = sum; sum += c; }
-#pragma omp parallel for if (n > kGrain)
-    for (long p = 0; p < kPieces; ++p)
-      for (long i = n * p / kPieces; i < n * (p + 1) / kPieces; ++i) to[count[p * kDigits + (from[i] >> shift & (kDigits - 1))]++] = from[i];
-    entries.swap(other);
-  }
 }
 
 // Which rows of w (.., columns) which items of x (items, columns) chose: order has places of (items, width).
@@ -45,7 +20,8 @@ struct Chosen {
   const int *rows, *order, *starts;
   long count, entries, items, width, columns;
 };
-Chosen chosen(const Ints& rows, const Ints& order, const Ints& starts, long items, long width, long columns, const Array& w) {
+Chosen chosen(const Ints& rows, const Ints& order, const Ints& starts, long items, long width, long columns,
+              const Array& w) {
   require(columns > 0 && w.size() % columns == 0, "the matrix has a part of a row");
   require(width >= 0 && starts.size() == rows.size() + 1, "each row needs a start, and the last an end");
   const long places = volume({items, width});
@@ -64,7 +40,8 @@ long first_row(const Chosen& c, long p) {
 
 struct NoUpdate { void operator()(float*, float*, float*, float*, long) const {} };
 
-// What backward writes. With an update: the rows themselves, with their histories, and dbias on the way; else their gradients.
+// What backward writes. With an update: the rows themselves, with their histories, and dbias on the way; else their
+// gradients.
 struct Target { float *w, *h, *h2, *bias, *bias_h, *bias_h2, *dw, *dbias, *partial; };
 
 // Update the biases of rows first..end - 1, as many at a time as a vector has: a single one would be rounded otherwise.
@@ -92,8 +69,8 @@ void update_bias(const Chosen& c, long first, long end, const Target& t, Update 
 }
 
 template <bool updates, class Update>
-void backward(const Chosen& c, const float* x, const float* dy, const Target& t, float* scratch, long scratch_each, Update update,
-              Update bias_update) {
+void backward(const Chosen& c, const float* x, const float* dy, const Target& t, float* scratch, long scratch_each,
+              Update update, Update bias_update) {
   const long n = c.columns;
 #pragma omp parallel for schedule(dynamic) if (c.entries * n > kGrain)
   for (long p = 0; p < kPieces; ++p) {
@@ -101,7 +78,8 @@ void backward(const Chosen& c, const float* x, const float* dy, const Target& t,
     float* const dx = t.partial ? t.partial + p * c.items * n : nullptr;
     if (dx) std::fill(dx, dx + c.items * n, 0.0f);
     float* const own = scratch + p * scratch_each;
-    const Update step = update, bias_step = bias_update;     // copies: of shared ones the constants would be read again and again
+    // copies: of shared ones the constants would be read again and again
+    const Update step = update, bias_step = bias_update;
     for (long r = first_row(c, p); r < end; ++r) {
       if (r + kAhead < end) {
         const long next = (long)c.rows[r + kAhead] * n;
@@ -153,11 +131,15 @@ template <class F>
 void by_solver(const std::string& solver, bool one, bool two, F f) {
   const auto c = [](const py::tuple& k, std::size_t i) { return py::cast<float>(k[i]); };
   if (solver == "adam_update")
-    f([=](const py::tuple& k) { return AdamUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4), c(k, 5), c(k, 6)}; }, 7, two);
+    f([=](const py::tuple& k) {
+      return AdamUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4), c(k, 5), c(k, 6)};
+    }, 7, two);
   else if (solver == "sgd_update")
     f([=](const py::tuple& k) { return SgdUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4)}; }, 5, one);
   else if (solver == "adagrad_update")
-    f([=](const py::tuple& k) { return AdagradUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4)}; }, 5, one);
+    f([=](const py::tuple& k) {
+      return AdagradUpdate{c(k, 0), c(k, 1), py::cast<bool>(k[2]), c(k, 3), c(k, 4)};
+    }, 5, one);
   else
     throw std::invalid_argument("no update of rows by " + solver);
 }
@@ -165,35 +147,11 @@ void by_solver(const std::string& solver, bool one, bool two, F f) {
 
 void bind_unit_products(py::module_& m) {
   const auto nc = [](const char* name) { return py::arg(name).noconvert(); };
-  // (rows, order, starts) of row numbers in -1..count - 1, of which -1 stands for none: the rows that occur, sorted; the
-  // places of `index` in the order of their rows, and of places for equal ones; where in `order` each row begins, and its end.
-  m.def("group_rows", [](const Ints& index_, int count) {
-    const int* index = index_.data();
-    const long n = index_.size();
-    require(n <= INT_MAX, "group_rows: too many places");
-    check_padded(index_, count, "row");
-    std::vector<std::uint64_t> entries;
-    std::vector<int> rows, starts;
-    {
-      Release _;
-      entries.reserve(n);
-      for (long i = 0; i < n; ++i)
-        if (index[i] >= 0) entries.push_back((std::uint64_t)index[i] << 32 | (std::uint64_t)i);
-      sort_entries(entries, count > 1 << 22 ? 3 : count > 1 << 11 ? 2 : 1);
-      for (long e = 0; e < (long)entries.size(); ++e) {
-        const int row = (int)(entries[e] >> 32);
-        if (rows.empty() || rows.back() != row) { rows.push_back(row); starts.push_back((int)e); }
-      }
-      starts.push_back((int)entries.size());
-    }
-    Ints order((py::ssize_t)entries.size());
-    for (std::size_t e = 0; e < entries.size(); ++e) order.mutable_data()[e] = (int)(entries[e] & 0xFFFFFFFF);
-    return py::make_tuple(Ints((py::ssize_t)rows.size(), rows.data()), order, Ints((py::ssize_t)starts.size(), starts.data()));
-  }, nc("index"), py::arg("count"));
-  // y[n, s] = x[n] . w[row] + bias[row] for the row that item n chose at place s; other places stay. squares: each row's
-  // squared norm.
-  m.def("units_forward", [](const Array& x_, const Array& w_, const Optional& bias_, const Ints& rows_, const Ints& order_, const Ints& starts_,
-                            Array& y_, Optional& squares_, long items, long width, long columns) {
+  // y[n, s] = x[n] . w[row] + bias[row] for the row that item n chose at place s; other places stay. squares: each
+  // row's squared norm.
+  m.def("units_forward", [](const Array& x_, const Array& w_, const Optional& bias_, const Ints& rows_,
+                            const Ints& order_, const Ints& starts_, Array& y_, Optional& squares_, long items,
+                            long width, long columns) {
     const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_);
     sized(volume({items, width}), y_);
@@ -222,10 +180,12 @@ void bind_unit_products(py::module_& m) {
           squares[r] = sum;
         }
       }
-  }, nc("x"), nc("w"), nc("bias"), nc("rows"), nc("order"), nc("starts"), nc("y"), nc("squares"), py::arg("items"), py::arg("width"), py::arg("columns"));
+  }, nc("x"), nc("w"), nc("bias"), nc("rows"), nc("order"), nc("starts"), nc("y"), nc("squares"), py::arg("items"),
+     py::arg("width"), py::arg("columns"));
   // The gradients of units_forward: dx (items, columns), those of the rows dw (rows, columns), and dbias (rows).
-  m.def("units_backward", [](const Array& x_, const Array& w_, const Array& dy_, const Ints& rows_, const Ints& order_, const Ints& starts_,
-                             Optional& dw_, Optional& dbias_, Optional& dx_, long items, long width, long columns) {
+  m.def("units_backward", [](const Array& x_, const Array& w_, const Array& dy_, const Ints& rows_, const Ints& order_,
+                             const Ints& starts_, Optional& dw_, Optional& dbias_, Optional& dx_, long items,
+                             long width, long columns) {
     const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_, dx_);
     sized(volume({items, width}), dy_);
@@ -234,18 +194,22 @@ void bind_unit_products(py::module_& m) {
     const std::unique_ptr<float[]> partial(dx_ ? new float[volume({kPieces, items, columns})] : nullptr);
     const long each = (columns + 31) / 16 * 16;
     const std::unique_ptr<float[]> scratch(new float[kPieces * each]);
-    const Target t{const_cast<float*>(w_.data()), nullptr, nullptr, nullptr, nullptr, nullptr, mutable_pointer(dw_), mutable_pointer(dbias_), partial.get()};
+    const Target t{const_cast<float*>(w_.data()), nullptr, nullptr, nullptr, nullptr, nullptr, mutable_pointer(dw_),
+                   mutable_pointer(dbias_), partial.get()};
     const float *x = x_.data(), *dy = dy_.data();
     float* dx = mutable_pointer(dx_);
     Release _;
     backward<false>(c, x, dy, t, scratch.get(), each, NoUpdate(), NoUpdate());
     if (dx) join(partial.get(), dx, items * columns);
-  }, nc("x"), nc("w"), nc("dy"), nc("rows"), nc("order"), nc("starts"), nc("dw"), nc("dbias"), nc("dx"), py::arg("items"), py::arg("width"), py::arg("columns"));
-  // units_backward, and at once the solver's update of the rows of w and bias by the gradients, which are not kept. `solver`
-  // is one of FUSED_UPDATES, a kernel that updates spans, with its last arguments for w and for bias; h and h2 are histories.
-  m.def("units_update", [](const Array& x_, Array& w_, Optional& h_, Optional& h2_, Optional& bias_, Optional& bias_h_, Optional& bias_h2_,
-                           const Array& dy_, const Ints& rows_, const Ints& order_, const Ints& starts_, Optional& dx_, long items, long width,
-                           long columns, const std::string& solver, const py::tuple& constants, const py::tuple& bias_constants) {
+  }, nc("x"), nc("w"), nc("dy"), nc("rows"), nc("order"), nc("starts"), nc("dw"), nc("dbias"), nc("dx"),
+     py::arg("items"), py::arg("width"), py::arg("columns"));
+  // units_backward, and at once the solver's update of the rows of w and bias by the gradients, which are not kept.
+  // `solver` is one of FUSED_UPDATES, a kernel that updates spans, with its last arguments for w and for bias; h and
+  // h2 are histories.
+  m.def("units_update", [](const Array& x_, Array& w_, Optional& h_, Optional& h2_, Optional& bias_, Optional& bias_h_,
+                           Optional& bias_h2_, const Array& dy_, const Ints& rows_, const Ints& order_,
+                           const Ints& starts_, Optional& dx_, long items, long width, long columns,
+                           const std::string& solver, const py::tuple& constants, const py::tuple& bias_constants) {
     const Chosen c = chosen(rows_, order_, starts_, items, width, columns, w_);
     sized(volume({items, columns}), x_, dx_);
     sized(volume({items, width}), dy_);
@@ -255,8 +219,8 @@ void bind_unit_products(py::module_& m) {
     const long each = (columns + 31) / 16 * 16;
     const std::unique_ptr<float[]> scratch(new float[kPieces * each]);
     const std::unique_ptr<float[]> dbias(bias_ ? new float[c.count] : nullptr);
-    const Target t{w_.mutable_data(), mutable_pointer(h_), mutable_pointer(h2_), mutable_pointer(bias_), mutable_pointer(bias_h_),
-                   mutable_pointer(bias_h2_), nullptr, dbias.get(), partial.get()};
+    const Target t{w_.mutable_data(), mutable_pointer(h_), mutable_pointer(h2_), mutable_pointer(bias_),
+                   mutable_pointer(bias_h_), mutable_pointer(bias_h2_), nullptr, dbias.get(), partial.get()};
     const float *x = x_.data(), *dy = dy_.data();
     float* dx = mutable_pointer(dx_);
     const bool one = h_ && (!bias_ || bias_h_), two = one && h2_ && (!bias_ || bias_h2_);
@@ -269,16 +233,19 @@ void bind_unit_products(py::module_& m) {
       if (dx) join(partial.get(), dx, items * columns);
     };
     by_solver(solver, one, two, run);
-  }, nc("x"), nc("w"), nc("h"), nc("h2"), nc("bias"), nc("bias_h"), nc("bias_h2"), nc("dy"), nc("rows"), nc("order"), nc("starts"), nc("dx"),
-     py::arg("items"), py::arg("width"), py::arg("columns"), py::arg("solver"), py::arg("constants"), py::arg("bias_constants"));
-  // The solver's update of these rows of w (.., columns), each once, by their gradients g (rows, columns), which become the steps.
-  m.def("update_rows", [](Array& w_, Optional& h_, Optional& h2_, const Ints& rows_, Array& g_, long columns, const std::string& solver,
-                          const py::tuple& constants) {
+  }, nc("x"), nc("w"), nc("h"), nc("h2"), nc("bias"), nc("bias_h"), nc("bias_h2"), nc("dy"), nc("rows"), nc("order"),
+     nc("starts"), nc("dx"), py::arg("items"), py::arg("width"), py::arg("columns"), py::arg("solver"),
+     py::arg("constants"), py::arg("bias_constants"));
+  // The solver's update of these rows of w (.., columns), each once, by their gradients g (rows, columns), which
+  // become the steps.
+  m.def("update_rows", [](Array& w_, Optional& h_, Optional& h2_, const Ints& rows_, Array& g_, long columns,
+                          const std::string& solver, const py::tuple& constants) {
     require(columns > 0 && w_.size() % columns == 0, "the matrix has a part of a row");
     sized(w_.size(), h_, h2_);
     sized(volume({rows_.size(), columns}), g_);
     check_indices(rows_, w_.size() / columns, "row");
-    for (long r = 1; r < rows_.size(); ++r) require(rows_.data()[r] > rows_.data()[r - 1], "update_rows: rows must rise");
+    for (long r = 1; r < rows_.size(); ++r)
+      require(rows_.data()[r] > rows_.data()[r - 1], "update_rows: rows must rise");
     const int* rows = rows_.data();
     const long count = rows_.size();
     float *w = w_.mutable_data(), *h = mutable_pointer(h_), *h2 = mutable_pointer(h2_), *g = g_.mutable_data();
@@ -296,17 +263,19 @@ void bind_unit_products(py::module_& m) {
           if (h2) fetch(h2 + next, columns);
         }
         const long at = rows[r] * columns;
-        float *const own = w + at, *const from = g + r * columns, *const first = h + at, *const second = h2 ? h2 + at : nullptr;
+        float *const own = w + at, *const from = g + r * columns;
+        float *const first = h + at, *const second = h2 ? h2 + at : nullptr;
 #pragma omp simd
         for (long i = 0; i < columns; ++i) step(own, from, first, second, i);
       }
     });
   }, nc("w"), nc("h"), nc("h2"), nc("rows"), nc("g"), py::arg("columns"), py::arg("solver"), py::arg("constants"));
   m.attr("FUSED_UPDATES") = py::make_tuple("adam_update", "sgd_update", "adagrad_update");
-  // Let best (items, k) and unit (items, k) be the k best of them and of scores (items, n), of units first, first + 1, ...:
-  // the highest first, of equal ones the lower unit. Places that were never taken have the unit -1.
+  // Let best (items, k) and unit (items, k) be the k best of them and of scores (items, n), of units first, first +
+  // 1, ...: the highest first, of equal ones the lower unit. Places that were never taken have the unit -1.
   m.def("merge_best", [](const Array& scores_, Array& best_, Ints& unit_, long items, long first) {
-    require(items >= 0 && (items ? scores_.size() % items == 0 && best_.size() % items == 0 : scores_.size() + best_.size() == 0), "merge_best: a part of an item");
+    require(items >= 0 && (items ? scores_.size() % items == 0 && best_.size() % items == 0
+                                 : scores_.size() + best_.size() == 0), "merge_best: a part of an item");
     sized(best_.size(), unit_);
     const long n = items ? scores_.size() / items : 0, k = items ? best_.size() / items : 0;
     require(first >= 0 && first + n <= INT_MAX, "merge_best: a unit has at most 31 bits");
@@ -331,7 +300,10 @@ void bind_unit_products(py::module_& m) {
         for (long i = block; i < end; ++i) {
           if (u[k - 1] >= 0 && !(at[i] > b[k - 1])) continue;
           long place = k - 1;
-          for (; place > 0 && (u[place - 1] < 0 || at[i] > b[place - 1]); --place) { b[place] = b[place - 1]; u[place] = u[place - 1]; }
+          for (; place > 0 && (u[place - 1] < 0 || at[i] > b[place - 1]); --place) {
+            b[place] = b[place - 1];
+            u[place] = u[place - 1];
+          }
           b[place] = at[i];
           u[place] = (int)(first + i);
         }

@@ -40,15 +40,30 @@ __device__ int find_labels(const int* unit, const int* label, int* place, int wi
   return block_sum(count);
 }
 
+// An item with its scores, its units if there are any, and the places of its `count` labels, which are found here.
+struct Item {
+  long n;
+  const float* x;
+  const int *u, *place;
+  int count;
+};
+__device__ Item item_of(const float* score, const int* unit, const int* label, int* place, int* state, int width,
+                        int labels) {
+  const long n = blockIdx.x;
+  const int* u = unit ? unit + n * width : nullptr;
+  place += n * labels;
+  const int count = find_labels(u, label + n * labels, place, width, labels, state + n * 3 + 1);
+  return {n, score + n * width, u, place, count};
+}
+
 // state (items, 3): what counts, the first bad label and the first bad unit of the item, NOWHERE if there is none.
 extern "C" __global__ void active_softmax_forward(const float* score, const int* unit, const int* label, float* p,
                                                   int* place, float* scale, float* share, float* each, int* state,
                                                   int width, int labels) {
-  const long n = blockIdx.x;
-  const float* x = score + n * width;
-  const int* u = unit ? unit + n * width : nullptr;
-  place += n * labels;
-  const int count = find_labels(u, label + n * labels, place, width, labels, state + n * 3 + 1);
+  const Item item = item_of(score, unit, label, place, state, width, labels);
+  const long n = item.n;
+  const float* const x = item.x;
+  const int *const u = item.u, *const at = item.place, count = item.count;
   float most = least_score(), sum = 0, labelled = 0;
   for (int s = threadIdx.x; s < width; s += blockDim.x)
     if (!u || u[s] >= 0) most = fmaxf(most, x[s]);
@@ -59,7 +74,7 @@ extern "C" __global__ void active_softmax_forward(const float* score, const int*
     sum += e;
   }
   for (int j = threadIdx.x; j < labels; j += blockDim.x)
-    if (place[j] >= 0) labelled += x[place[j]] - most;
+    if (at[j] >= 0) labelled += x[at[j]] - most;
   sum = block_sum(sum);
   labelled = block_sum(labelled);
   if (threadIdx.x == 0) {
@@ -72,11 +87,10 @@ extern "C" __global__ void active_softmax_forward(const float* score, const int*
 extern "C" __global__ void active_sigmoid_forward(const float* score, const int* unit, const int* label, float* p,
                                                   int* place, float* scale, float* share, float* each, int* state,
                                                   int width, int labels) {
-  const long n = blockIdx.x;
-  const float* x = score + n * width;
-  const int* u = unit ? unit + n * width : nullptr;
-  place += n * labels;
-  const int count = find_labels(u, label + n * labels, place, width, labels, state + n * 3 + 1);
+  const Item item = item_of(score, unit, label, place, state, width, labels);
+  const long n = item.n;
+  const float* const x = item.x;
+  const int *const u = item.u, *const at = item.place, count = item.count;
   double sum = 0;                                 // large scores of labels cancel again
   int active = 0;
   for (int s = threadIdx.x; s < width; s += blockDim.x) {
@@ -87,7 +101,7 @@ extern "C" __global__ void active_sigmoid_forward(const float* score, const int*
     active += counts;
   }
   for (int j = threadIdx.x; j < labels; j += blockDim.x)
-    if (place[j] >= 0) sum += label_term(x[place[j]]);
+    if (at[j] >= 0) sum += label_term(x[at[j]]);
   sum = block_sum(sum);
   active = block_sum(active);
   if (threadIdx.x == 0) {

@@ -2,8 +2,8 @@
 #include "../include/lsh.h"
 #include "reduce.h"
 
-extern "C" __global__ void winner_codes(const float* x, const int* places, int* codes, int rows, int dim, int first, int all,
-                                        int hashes, int bins, int densified, long n) {
+extern "C" __global__ void winner_codes(const float* x, const int* places, int* codes, int rows, int dim, int first,
+                                        int all, int hashes, int bins, int densified, long n) {
   const int bits = bits_of(bins);
   BREW_EACH(i, n) {
     const long t = first + i / rows, r = i % rows;
@@ -15,7 +15,8 @@ extern "C" __global__ void winner_codes(const float* x, const int* places, int* 
 }
 
 // y (rows, blocks, width) = x (rows, dim), each block by its own signs, `step` apart; zeros beyond dim.
-extern "C" __global__ void turn_signs(const float* x, const float* signs, float* y, int dim, int blocks, int width, int step, long n) {
+extern "C" __global__ void turn_signs(const float* x, const float* signs, float* y, int dim, int blocks, int width,
+                                      int step, long n) {
   BREW_EACH(i, n) {
     const long d = i % width, block = i / width % blocks, row = i / width / blocks;
     y[i] = d < dim ? x[row * dim + d] * signs[block * step + d] : 0.0f;
@@ -33,7 +34,8 @@ extern "C" __global__ void butterfly(float* x, int h, long n) {
 }
 
 // codes (tables, rows): the signs of projections (rows, blocks, width), of which each block has those of `each` tables.
-extern "C" __global__ void pack_signs(const float* x, int* codes, int rows, int blocks, int width, int hashes, int skip, long n) {
+extern "C" __global__ void pack_signs(const float* x, int* codes, int rows, int blocks, int width, int hashes, int skip,
+                                      long n) {
   const int each = width / hashes;
   BREW_EACH(i, n) {
     const long t = skip + i / rows, r = i % rows;
@@ -45,8 +47,8 @@ extern "C" __global__ void pack_signs(const float* x, int* codes, int rows, int 
 }
 
 // A table from its units sorted by buckets: a thread for each bucket, whose units are those from starts[b] on.
-extern "C" __global__ void fill_buckets(const int* units, const int* starts, const int* offsets, int* ids, int table, int size, int fifo,
-                                        unsigned long long key, unsigned long long stream, long n) {
+extern "C" __global__ void fill_buckets(const int* units, const int* starts, const int* offsets, int* ids, int table,
+                                        int size, int fifo, unsigned long long key, unsigned long long stream, long n) {
   BREW_EACH(b, n) {
     for (int place = 0; place < starts[b + 1] - starts[b]; ++place) {
       const int unit = units[starts[b] + place];

@@ -2,8 +2,9 @@
 #include "reduce.h"
 
 // y[place] = x[item] . w[row] + bias[row] for entries (place, row); a warp for each.
-extern "C" __global__ void units_forward(const float* x, const float* w, const float* bias, const int* rows, const int* order, const int* row_of,
-                                         float* y, int width, int columns, int entries) {
+extern "C" __global__ void units_forward(const float* x, const float* w, const float* bias, const int* rows,
+                                         const int* order, const int* row_of, float* y, int width, int columns,
+                                         int entries) {
   const int lane = threadIdx.x & 31, warps = blockDim.x >> 5;
   for (long e = (long)blockIdx.x * warps + (threadIdx.x >> 5); e < entries; e += (long)gridDim.x * warps) {
     const int row = rows[row_of[e]];
@@ -28,8 +29,8 @@ extern "C" __global__ void row_squares(const float* w, const int* rows, float* y
 
 // One round of a selection, a block for each item: the best of old (k) and scores (n) that comes after the one before.
 // The highest comes first, of equal ones the lower unit; a place that is left has the unit -1.
-extern "C" __global__ void next_best(const float* scores, const float* old, const int* old_unit, float* best, int* unit, int n, int k, int first,
-                                     int round) {
+extern "C" __global__ void next_best(const float* scores, const float* old, const int* old_unit, float* best, int* unit,
+                                     int n, int k, int first, int round) {
   __shared__ float tops[256];
   __shared__ int units[256];
   const long item = blockIdx.x;
@@ -51,7 +52,8 @@ extern "C" __global__ void next_best(const float* scores, const float* old, cons
     if (threadIdx.x < o) {
       const float v = tops[threadIdx.x + o];
       const int u = units[threadIdx.x + o];
-      if (u >= 0 && (units[threadIdx.x] < 0 || v > tops[threadIdx.x] || (v == tops[threadIdx.x] && u < units[threadIdx.x]))) {
+      if (u >= 0 && (units[threadIdx.x] < 0 || v > tops[threadIdx.x]
+                     || (v == tops[threadIdx.x] && u < units[threadIdx.x]))) {
         tops[threadIdx.x] = v;
         units[threadIdx.x] = u;
       }

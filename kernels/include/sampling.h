@@ -20,8 +20,8 @@ struct Wish { int samples, policy, threshold, fill; unsigned long long stream, k
 // How many units came from where, and how many tables were looked at.
 struct Found { int labels, hits, filled, probed; };
 
-// What an example works with: `keys` and `counts` of a hash table of mask + 1 places, a power of two; `order` for as many
-// candidates; `levels` for one more than there are tables. Only keys is used where collisions are not counted.
+// What an example works with: `keys` and `counts` of a hash table of mask + 1 places, a power of two; `order` for as
+// many candidates; `levels` for one more than there are tables. Only keys is used where collisions are not counted.
 struct Scratch { int *keys, *counts, *order, *levels; int mask; };
 
 struct Bucket { const int *base, *more; int size, extra; };
@@ -76,7 +76,8 @@ BREW_BOTH bool add_unit(const Scratch& s, int id) {
 }
 
 // Draw units that the set does not have until there are `wanted`; all of them, in their order, if it is to hold all.
-BREW_BOTH int fill_uniformly(const Scratch& s, int outputs, int have, int wanted, unsigned long long item, const Wish& w, int* units) {
+BREW_BOTH int fill_uniformly(const Scratch& s, int outputs, int have, int wanted, unsigned long long item,
+                             const Wish& w, int* units) {
   if (wanted >= outputs) {
     for (int id = 0; id < outputs; ++id)
       if (add_unit(s, id)) units[have++] = id;
@@ -93,8 +94,10 @@ BREW_BOTH int fill_uniformly(const Scratch& s, int outputs, int have, int wanted
   return have;
 }
 
-// Count in how many tables each unit is found with the example, then take those with the most, or with `threshold` at least.
-BREW_BOTH int most_collisions(const Tables& t, const int* codes, long stride, const Wish& w, Words start, const Scratch& s, int n, int* units) {
+// Count in how many tables each unit is found with the example, then take those with the most, or with `threshold` at
+// least.
+BREW_BOTH int most_collisions(const Tables& t, const int* codes, long stride, const Wish& w, Words start,
+                              const Scratch& s, int n, int* units) {
   int candidates = 0;
   for (int step = 0; step < t.tables; ++step) {
     const int table = (int)((high_product(start.x, (unsigned)t.tables) + step) % (unsigned)t.tables);
@@ -126,8 +129,8 @@ BREW_BOTH int most_collisions(const Tables& t, const int* codes, long stride, co
 
 // The units of one example into `units`, labels first; all keys of the scratch are -1. codes: its bucket in each table,
 // `stride` apart. labels (width): each is -1 or a unit.
-BREW_BOTH Found sample_example(const Tables& t, const int* codes, long stride, const int* labels, long width, const Wish& w,
-                               unsigned long long item, const Scratch& s, int* units) {
+BREW_BOTH Found sample_example(const Tables& t, const int* codes, long stride, const int* labels, long width,
+                               const Wish& w, unsigned long long item, const Scratch& s, int* units) {
   int n = 0;
   for (long i = 0; i < width; ++i)
     if (labels[i] >= 0 && add_unit(s, labels[i])) units[n++] = labels[i];
@@ -157,11 +160,11 @@ BREW_BOTH Found sample_example(const Tables& t, const int* codes, long stride, c
   return found;
 }
 
-// One set for the batch into `units` (samples): labels, then the examples' hits in rounds, then uniform ones. `probed` gets
-// the tables looked at for each example; item number `items` draws the uniform ones. With TOP_K and THRESHOLD `hits`
-// (items, room) are the examples' own choices, -1 behind the last, of which each round takes one.
-BREW_BOTH Found sample_batch(const Tables& t, const int* codes, long items, const int* labels, long width, const Wish& w,
-                             const int* hits, long room, const Scratch& s, int* units, int* probed) {
+// One set for the batch into `units` (samples): labels, then the examples' hits in rounds, then uniform ones.
+// `probed` gets the tables looked at for each example; item number `items` draws the uniform ones. With TOP_K and
+// THRESHOLD `hits` (items, room) are the examples' own choices, -1 behind the last, of which each round takes one.
+BREW_BOTH Found sample_batch(const Tables& t, const int* codes, long items, const int* labels, long width,
+                             const Wish& w, const int* hits, long room, const Scratch& s, int* units, int* probed) {
   int n = 0;
   for (long i = 0; i < items * width; ++i)
     if (labels[i] >= 0 && add_unit(s, labels[i])) units[n++] = labels[i];

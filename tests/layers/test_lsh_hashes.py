@@ -1,4 +1,4 @@
-"""Hashes, tables and active sets against their formulas: collisions, who stays in a full bucket, who is sampled how often."""
+"""Hashes, tables and active sets against their formulas: collisions, who stays in a bucket, who is sampled."""
 from __future__ import annotations
 
 from collections import Counter
@@ -13,9 +13,11 @@ from brew.tools.gradient_check import one_layer_net
 RNG = np.random.default_rng(0)
 
 
-def layer(param: str, outputs: int = 200, inputs: int = 32, items: int = 4, labels: int = 0, seed: int = 1701) -> brew.Net:
+def layer(param: str, outputs: int = 200, inputs: int = 32, items: int = 4, labels: int = 0,
+          seed: int = 1701) -> brew.Net:
     shapes = [(items, inputs)] + [(items, labels)] * (labels > 0)
-    return one_layer_net('type: "LSHInnerProduct" top: "y" top: "u" inner_product_param { num_output: %d weight_filler { type: "gaussian" } } '
+    return one_layer_net('type: "LSHInnerProduct" top: "y" top: "u" '
+                         'inner_product_param { num_output: %d weight_filler { type: "gaussian" } } '
                          "lsh_param { %s }" % (outputs, param), *shapes, seed=seed)
 
 
@@ -33,7 +35,8 @@ def pairs(n: int, dim: int, rho: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("rho", [-0.5, 0.0, 0.5, 0.9])
-@pytest.mark.parametrize("kind, bits, inputs", [("SIMHASH", 1, 128), ("SIMHASH", 4, 128), ("SIMHASH", 3, 20), ("WTA", 1, 128), ("DWTA", 1, 128), ("DWTA", 2, 100)])
+@pytest.mark.parametrize("kind, bits, inputs", [("SIMHASH", 1, 128), ("SIMHASH", 4, 128), ("SIMHASH", 3, 20),
+                                                ("WTA", 1, 128), ("DWTA", 1, 128), ("DWTA", 2, 100)])
 def test_hashes_collide_as_often_as_the_formula_says(kind: str, bits: int, inputs: int, rho: float) -> None:
     """300 pairs x 300 tables; the codes of a pair's tables are independent draws, its own p is that of its cosine."""
     h = hashes(layer(f"hash: {kind} num_hashes: {bits} num_tables: 300 num_samples: 2", inputs=inputs))
@@ -68,7 +71,8 @@ def test_hashes_do_not_depend_on_what_is_hashed_beside_them(kind: str, device: s
     for row in (0, 7, 8, 31, 52):
         for first, n in ((0, 45), (20, 7), (44, 1)):
             one = h.codes(xp.asarray(x[row:row + 1]), first, n)  # type: ignore[attr-defined]
-            np.testing.assert_array_equal((one.get() if hasattr(one, "get") else one)[:, 0], whole[first:first + n, row])
+            np.testing.assert_array_equal((one.get() if hasattr(one, "get") else one)[:, 0],
+                                          whole[first:first + n, row])
 
 
 @pytest.mark.parametrize("kind", ["SIMHASH", "WTA", "DWTA"])
@@ -94,16 +98,18 @@ def test_winners_and_signs_are_those_of_the_definition(kind: str) -> None:
 @pytest.mark.parametrize("policy", ["FIFO", "RESERVOIR"])
 def test_buckets_hold_their_units(policy: str, device: str) -> None:
     """Whole where they fit; else as many as they may have, with FIFO the last."""
-    net = layer(f"hash: SIMHASH num_hashes: 3 num_tables: 6 bucket_size: 30 bucket_policy: {policy} num_samples: 2", outputs=260)
+    net = layer(f"hash: SIMHASH num_hashes: 3 num_tables: 6 bucket_size: 30 bucket_policy: {policy} num_samples: 2",
+                outputs=260)
     net.forward()
     tables = net.nodes[-1].sets.tables
     w = net.nodes[-1].blobs[0].value.read()
-    codes, offsets, ids = ((a.get() if hasattr(a, "get") else a) for a in (tables.hashes.codes(w, 0, 6), tables.offsets, tables.ids))
+    codes, offsets, ids = ((a.get() if hasattr(a, "get") else a)
+                           for a in (tables.hashes.codes(w, 0, 6), tables.offsets, tables.ids))
     full = 0
     for t in range(6):
         for b in range(8):
             members, held = np.flatnonzero(codes[t] == b), ids[t, offsets[t, b]:offsets[t, b + 1]]
-            assert len(held) == min(len(members), 30) and len(set(held.tolist())) == len(held) and set(held) <= set(members)
+            assert len(held) == min(len(members), 30) == len(set(held.tolist())) and set(held) <= set(members)
             full += len(members) > 30
             if policy == "FIFO":
                 assert set(held) == set(members[-30:])
@@ -111,7 +117,7 @@ def test_buckets_hold_their_units(policy: str, device: str) -> None:
 
 
 def test_a_reservoir_keeps_every_unit_as_often() -> None:
-    """Chi-square over 400 tables, in each of which 20 of 100 units stay: 99 degrees of freedom, and sampling without replacement."""
+    """Chi-square over 400 tables, in each of which 20 of 100 units stay: 99 degrees of freedom, without replacement."""
     from brew.kernels import cpu
     codes, offsets, ids = np.zeros((400, 100), np.int32), np.empty((400, 2), np.int32), np.empty((400, 20), np.int32)
     cpu.fill_tables(codes, offsets, ids, 400, 0, 20, False, 5, 6)
@@ -134,9 +140,10 @@ ALL = [(s, a) for s in ("VANILLA", "TOP_K", "THRESHOLD", "UNIFORM", "MIXED") for
 @pytest.mark.parametrize("sampling, active_set", ALL)
 @pytest.mark.parametrize("kind, size", [("SIMHASH", 5), ("WTA", 2), ("DWTA", 2)])
 def test_active_sets(kind: str, size: int, sampling: str, active_set: str, device: str) -> None:
-    """Labels are in, and first where sets are the examples'; nobody twice; as many as were asked for; scores are products; and
-    all devices choose the same units."""
-    text = f"hash: {kind} num_hashes: {size} num_tables: 10 num_samples: 40 sampling: {sampling} active_set: {active_set} bucket_size: 9"
+    """Labels are in, and first where sets are the examples'; nobody twice; as many as were asked for; scores are
+    products; and all devices choose the same units."""
+    text = (f"hash: {kind} num_hashes: {size} num_tables: 10 num_samples: 40 sampling: {sampling} "
+            f"active_set: {active_set} bucket_size: 9")
     net = layer(text, labels=3, items=6)
     x, labels = RNG.standard_normal((6, 32)).astype(np.float32), RNG.integers(-1, 200, (6, 3))
     labels[2] = -1
@@ -187,7 +194,8 @@ def test_more_labels_than_samples_are_all_in() -> None:
         assert units.shape == (2, width)
         assert set(units[1]) >= {5, 9, 8, 11, 12}
         if active_set == "EXAMPLE":
-            assert units[0].tolist() == labels[0].tolist() and units[1].tolist() == [5, 9, 8, 11, 12, -1] and net.blobs["y"].data[1, 5] == 0
+            assert units[0].tolist() == labels[0].tolist() and units[1].tolist() == [5, 9, 8, 11, 12, -1]
+            assert net.blobs["y"].data[1, 5] == 0
 
 
 def test_uniform_sets_are_uniform() -> None:
@@ -202,19 +210,24 @@ def test_sets_differ_between_iterations_and_repeat_with_their_seed() -> None:
     text, x = "num_hashes: 2 num_tables: 4 num_samples: 20", RNG.standard_normal((4, 32)).astype(np.float32)
     a, b, other = layer(text), layer(text), layer(text, seed=1)
     first, second = sets(a, x), sets(a, x)
-    assert (first != second).any() and (sets(b, x) == first).all() and (sets(b, x) == second).all() and (sets(other, x) != first).any()
+    assert (first != second).any() and (sets(b, x) == first).all() and (sets(b, x) == second).all()
+    assert (sets(other, x) != first).any()
 
 
 def counted(sampling: str, active_set: str, kind: str, size: int, samples: int) -> tuple[float, float]:
-    """(mean, standard error) over fresh tables of the sum of 1 / q over sampled units, over the number of units; labels aside."""
+    """(mean, standard error) over fresh tables of the sum of 1 / q over sampled units, over the number of units; labels
+    aside."""
     x, labels, totals = pairs(3, 32, 0)[0], np.array([[3, 5], [8, -1], [-1, -1]]), []
     for seed in range(60):
-        text = f"hash: {kind} num_hashes: {size} num_tables: 8 num_samples: {samples} bucket_size: 300 sampling: {sampling} active_set: {active_set}"
-        plain, corrected = (layer(f"{text} log_q: {q}", outputs=300, labels=2, items=3, seed=seed) for q in ("false", "true"))
+        text = (f"hash: {kind} num_hashes: {size} num_tables: 8 num_samples: {samples} bucket_size: 300 "
+                f"sampling: {sampling} active_set: {active_set}")
+        plain, corrected = (layer(f"{text} log_q: {q}", outputs=300, labels=2, items=3, seed=seed)
+                            for q in ("false", "true"))
         units, again = sets(plain, x, labels), sets(corrected, x, labels)
         assert (units == again).all()
         q = np.exp(plain.blobs["y"].data - corrected.blobs["y"].data)
-        of_labels = np.array([[u in (labels if active_set == "BATCH" else own) for u in row] for row, own in zip(units, labels)])
+        of_labels = np.array([[u in (labels if active_set == "BATCH" else own) for u in row]
+                              for row, own in zip(units, labels)])
         assert (q[of_labels] == 1).all() and (q <= 1 + 1e-5).all()
         given = [len({u for u in (labels.reshape(-1) if active_set == "BATCH" else own) if u >= 0}) for own in labels]
         totals.append([(1 / row[~own]).sum() / (300 - n) for row, own, n in zip(q, of_labels, given)])
@@ -223,10 +236,12 @@ def counted(sampling: str, active_set: str, kind: str, size: int, samples: int) 
 
 @pytest.mark.parametrize("kind, size", [("SIMHASH", 6), ("DWTA", 3)])
 @pytest.mark.parametrize("active_set", ["EXAMPLE", "BATCH"])
-@pytest.mark.parametrize("sampling, near", [("UNIFORM", 1e-3), ("THRESHOLD threshold: 2", 0.02), ("MIXED", 0.02), ("VANILLA", 0.02)])
-def test_log_q_is_the_probability_of_being_sampled(sampling: str, near: float, active_set: str, kind: str, size: int) -> None:
-    """A unit that is sampled with probability q counts 1 / q: the sum's mean is the number of units. `near`: what p(rho), known
-    for Gaussian vectors only, adds to the error."""
+@pytest.mark.parametrize("sampling, near", [("UNIFORM", 1e-3), ("THRESHOLD threshold: 2", 0.02), ("MIXED", 0.02),
+                                            ("VANILLA", 0.02)])
+def test_log_q_is_the_probability_of_being_sampled(sampling: str, near: float, active_set: str, kind: str,
+                                                   size: int) -> None:
+    """A unit that is sampled with probability q counts 1 / q: the sum's mean is the number of units. `near`: what
+    p(rho), known for Gaussian vectors only, adds to the error."""
     mean, error = counted(sampling, active_set, kind, size, 90)
     assert abs(mean - 1) < near + 4 * error, (mean, error)
 
@@ -242,6 +257,7 @@ def test_sets_that_are_full_early_are_biased(sampling: str) -> None:
 def test_units_are_spread_over_tables_of_any_size() -> None:
     """One output, one input, few inputs."""
     for outputs, inputs, kind in ((1, 8, "DWTA"), (3, 2, "WTA"), (5, 3, "DWTA"), (7, 1, "SIMHASH"), (40, 6, "WTA")):
-        net = layer(f"hash: {kind} num_hashes: 2 num_tables: 3 num_samples: {outputs}", outputs=outputs, inputs=inputs, items=2)
+        net = layer(f"hash: {kind} num_hashes: 2 num_tables: 3 num_samples: {outputs}", outputs=outputs, inputs=inputs,
+                    items=2)
         units = sets(net, RNG.standard_normal((2, inputs)).astype(np.float32))
         assert Counter(map(tuple, np.sort(units, 1).tolist())) == Counter({tuple(range(outputs)): 2})

@@ -1,4 +1,4 @@
-"""LSHInnerProduct: the same numbers as InnerProduct, gradients, updates within backward, resumption, TEST, and what it refuses."""
+"""LSHInnerProduct: the same numbers as InnerProduct, gradients, updates within backward, resumption, TEST, refusals."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,15 +18,18 @@ RNG = np.random.default_rng(0)
 FILLERS = 'weight_filler { type: "gaussian" std: 0.5 } bias_filler { type: "gaussian" }'
 
 
-def layer(param: str, *shapes: tuple[int, ...], outputs: int = 60, more: str = "", phase: int = brew.TRAIN, seed: int = 1701) -> brew.Net:
-    return one_layer_net(f'type: "LSHInnerProduct" top: "y" top: "u" inner_product_param {{ num_output: {outputs} {FILLERS} {more} }} '
+def layer(param: str, *shapes: tuple[int, ...], outputs: int = 60, more: str = "", phase: int = brew.TRAIN,
+          seed: int = 1701) -> brew.Net:
+    return one_layer_net(f'type: "LSHInnerProduct" top: "y" top: "u" '
+                         f'inner_product_param {{ num_output: {outputs} {FILLERS} {more} }} '
                          f"lsh_param {{ {param} }}", *shapes, phase=phase, seed=seed)
 
 
 @pytest.mark.parametrize("active_set", ["EXAMPLE", "BATCH"])
 def test_padding_has_no_gradient(active_set: str, device: str) -> None:
     """Of a pair; the units do not change where hashes compare values that are further apart than the check's step."""
-    net = layer(f"hash: DWTA num_hashes: 1 num_tables: 4 num_samples: 20 active_set: {active_set}", (4, 10), (4, 10), (4, 3), more="input_dim: 12")
+    net = layer(f"hash: DWTA num_hashes: 1 num_tables: 4 num_samples: 20 active_set: {active_set}", (4, 10), (4, 10),
+                (4, 3), more="input_dim: 12")
     net.blobs["b0"].data[...] = (RNG.permutation(40).reshape(4, 10) - 20) * 0.05 + 0.025
     net.blobs["b1"].data[...] = np.stack([RNG.permutation(12)[:10] for _ in range(4)])
     net.blobs["b1"].data[1, 7:], net.blobs["b0"].data[1, 7:] = -1, 0
@@ -55,19 +58,23 @@ def test_a_pair_is_the_dense_input(device: str) -> None:
 SOLVER = """
     base_lr: 0.01 lr_policy: "step" gamma: 0.5 stepsize: 5 max_iter: 100 random_seed: 3 solver_mode: CPU %s
     net_param { force_backward: true
-      layer { name: "x" type: "DummyData" top: "x" dummy_data_param { shape { dim: 6 dim: 9 } data_filler { type: "gaussian" } } }
-      layer { name: "t" type: "DummyData" top: "t" dummy_data_param { shape { dim: 6 dim: %d } data_filler { type: "gaussian" } } }
-      layer { name: "ip" type: "InnerProduct" bottom: "x" top: "h" inner_product_param { num_output: %d weight_filler { type: "xavier" } } }
+      layer { name: "x" type: "DummyData" top: "x"
+              dummy_data_param { shape { dim: 6 dim: 9 } data_filler { type: "gaussian" } } }
+      layer { name: "t" type: "DummyData" top: "t"
+              dummy_data_param { shape { dim: 6 dim: %d } data_filler { type: "gaussian" } } }
+      layer { name: "ip" type: "InnerProduct" bottom: "x" top: "h"
+              inner_product_param { num_output: %d weight_filler { type: "xavier" } } }
       layer { name: "out" type: "%s" bottom: "h" top: "y" %s
               param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
               inner_product_param { num_output: 40 weight_filler { type: "gaussian" std: 0.5 } } %s }
       layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" } }"""
-SOLVERS = ['type: "SGD"', 'type: "SGD" momentum: 0.9 weight_decay: 0.01', 'type: "Adam" momentum: 0.9', 'type: "AdaGrad" weight_decay: 0.01',
-           'type: "Nesterov" momentum: 0.9', 'type: "RMSProp" rms_decay: 0.9', 'type: "AdamW" momentum: 0.9 weight_decay: 0.1']
+SOLVERS = ['type: "SGD"', 'type: "SGD" momentum: 0.9 weight_decay: 0.01', 'type: "Adam" momentum: 0.9',
+           'type: "AdaGrad" weight_decay: 0.01', 'type: "Nesterov" momentum: 0.9', 'type: "RMSProp" rms_decay: 0.9',
+           'type: "AdamW" momentum: 0.9 weight_decay: 0.1']
 
 
-def solver(text: str, param: str = "num_hashes: 1 num_tables: 3 num_samples: 12 rehash_interval: 4 rehash_growth: 1.5", hidden: int = 16,
-           samples: int = 12) -> Any:
+def solver(text: str, param: str = "num_hashes: 1 num_tables: 3 num_samples: 12 rehash_interval: 4 rehash_growth: 1.5",
+           hidden: int = 16, samples: int = 12) -> Any:
     kind, tops, lsh = ("LSHInnerProduct", 'top: "u"', f"lsh_param {{ {param} }}") if param else ("InnerProduct", "", "")
     return brew.get_solver(parse(SOLVER % (text, samples, hidden, kind, tops, lsh), pb.SolverParameter()))
 
@@ -83,7 +90,8 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("text", SOLVERS[:4])
 @pytest.mark.parametrize("active_set", ["EXAMPLE", "BATCH"])
 def test_all_outputs_sampled_are_an_inner_product(text: str, active_set: str) -> None:
-    """Twelve steps with every output in the set, against InnerProduct with sparse_gradient, whose rules for rows they share."""
+    """Twelve steps with every output in the set, against InnerProduct with sparse_gradient: they share the rules for
+    rows."""
     param = f"num_hashes: 1 num_tables: 3 num_samples: 40 active_set: {active_set} rehash_interval: 4"
     lsh, plain = solver(text, param, samples=40), solver(text, "", samples=40)
     for name in ("ip", "out"):
@@ -139,8 +147,10 @@ def test_updates_run_within_backward(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["SIMHASH", "DWTA"])
 def test_threads_do_not_change_the_bits(kind: str, active_set: str) -> None:
     found = []
-    lsh = f"lsh_param {{ hash: {kind} num_hashes: 2 num_tables: 20 num_samples: 700 rehash_interval: 2 active_set: {active_set} }}"
-    text = (SOLVER % (SOLVERS[2], 700, 64, "LSHInnerProduct", 'top: "u"', lsh)).replace("num_output: 40", "num_output: 3000").replace("dim: 6", "dim: 40")
+    lsh = (f"lsh_param {{ hash: {kind} num_hashes: 2 num_tables: 20 num_samples: 700 rehash_interval: 2 "
+           f"active_set: {active_set} }}")
+    text = SOLVER % (SOLVERS[2], 700, 64, "LSHInnerProduct", 'top: "u"', lsh)
+    text = text.replace("num_output: 40", "num_output: 3000").replace("dim: 6", "dim: 40")
     for threads in (1, 2, 3):
         cpu.set_threads(threads)
         try:
@@ -157,7 +167,8 @@ def test_threads_do_not_change_the_bits(kind: str, active_set: str) -> None:
 @pytest.mark.parametrize("iterations", [3, 4, 5, 8, 9])
 @pytest.mark.parametrize("rehash", ["FULL", "INCREMENTAL"])
 @pytest.mark.parametrize("suffix", ["BINARYPROTO", "HDF5"])
-def test_a_snapshot_goes_on_with_the_same_bits(iterations: int, rehash: str, suffix: str, working_directory: Path) -> None:
+def test_a_snapshot_goes_on_with_the_same_bits(iterations: int, rehash: str, suffix: str,
+                                               working_directory: Path) -> None:
     """Rehashes are due at 1, 5, 11: stop before, at and after one."""
     param = f"num_hashes: 1 num_tables: 3 num_samples: 12 rehash_interval: 4 rehash_growth: 1.5 rehash: {rehash}"
     text = SOLVERS[2] + f' snapshot_prefix: "s" snapshot_format: {suffix}'
@@ -190,11 +201,14 @@ def test_tables_are_made_anew_when_it_is_time() -> None:
 
 def buckets(tables: Any) -> list[list[set[int]]]:
     """The units of every bucket, those in the overlay included."""
-    moved = np.unpackbits(tables.moved, bitorder="little")[:tables.outputs].astype(bool) if tables.moved is not None else np.zeros(tables.outputs, bool)
+    moved = np.zeros(tables.outputs, bool)
+    if tables.moved is not None:
+        moved = np.unpackbits(tables.moved, bitorder="little")[:tables.outputs].astype(bool)
     found = []
     for t in range(tables.hashes.tables):
         found.append([{int(i) for i in tables.ids[t, tables.offsets[t, b]:tables.offsets[t, b + 1]] if not moved[i]}
-                      | set(tables.over_ids[t][tables.over_codes[t] == b].tolist()) for b in range(tables.hashes.buckets)])
+                      | set(tables.over_ids[t][tables.over_codes[t] == b].tolist())
+                      for b in range(tables.hashes.buckets)])
     return found
 
 
@@ -202,7 +216,8 @@ def test_incremental_tables_are_those_of_the_present_weights() -> None:
     """Of a few moved units in the overlay, of many merged, and what is sampled is the same."""
     sizes = []
     for samples, steps in ((2, 3), (12, 3)):
-        param = f"num_hashes: 1 num_tables: 3 num_samples: {samples} rehash_interval: 1 rehash: INCREMENTAL active_set: BATCH bucket_size: 40"
+        param = (f"num_hashes: 1 num_tables: 3 num_samples: {samples} rehash_interval: 1 rehash: INCREMENTAL "
+                 "active_set: BATCH bucket_size: 40")
         s = solver('type: "SGD" momentum: 0.9', param, samples=samples)
         for _ in range(steps):
             s.step(1)
@@ -218,7 +233,8 @@ def test_incremental_tables_are_those_of_the_present_weights() -> None:
 
 @pytest.mark.parametrize("block", [7, 8192])
 def test_test_gives_the_best_units(block: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a full sort; ties (units 3, 10 and 41 have the same weights) go to the lower unit; labels do not matter."""
+    """Against a full sort; ties (units 3, 10 and 41 have the same weights) go to the lower unit; labels do not
+    matter."""
     monkeypatch.setattr(lsh_inner_product, "BLOCK", block)
     net = layer("num_samples: 5 test_top_k: 9", (5, 12), (5, 3), phase=brew.TEST)
     w, bias = net.layers[-1].blobs
@@ -261,7 +277,8 @@ def test_sampled_test_looks_at_units_of_the_tables(device: str) -> None:
         net.forward()
         np.testing.assert_array_equal(first, net.blobs["u"].data)
         h, xp = net.nodes[-1].sets.tables.hashes, net.nodes[-1].device.xp
-        mine, theirs = (a.get() if hasattr(a, "get") else a for a in (h.codes(xp.asarray(x), 0, 3), h.codes(xp.asarray(w.data.copy()), 0, 3)))
+        mine, theirs = (a.get() if hasattr(a, "get") else a
+                        for a in (h.codes(xp.asarray(x), 0, 3), h.codes(xp.asarray(w.data.copy()), 0, 3)))
         scores = x @ w.data.T + bias.data
         for n in range(5):
             met = np.flatnonzero((mine[:, n, None] == theirs).any(0))
@@ -283,11 +300,18 @@ def test_weights_go_to_inner_product_and_back(working_directory: Path) -> None:
         np.testing.assert_array_equal(a.data, b.data)
 
 
-REFUSED = [("", "num_samples must be given"), ("num_samples: 5 log_q: true sampling: TOP_K", "log_q is not known for TOP_K"),
-           ("num_samples: 5 rehash_growth: 0.5", "rehash_growth must be 1 or more"), ("num_samples: 5 rehash_interval: 0", "rehash_interval must be more than 0"),
-           ("num_samples: 5 num_hashes: 9", "num_hashes: 9 makes numbers of buckets of 27 bits with DWTA"), ("num_samples: 5 num_tables: 0", "threshold must lie|num_tables"),
-           ("num_samples: 5 hash: SIMHASH num_hashes: 0", "of 0 bits"), ("num_samples: 5 bucket_size: 0", "bucket_size must be more than 0"),
-           ("num_samples: 5 threshold: 51", "threshold must lie between 1 and num_tables, 50"), ("num_samples: 5 test_top_k: 61", "test_top_k is 61, and there are 60")]
+REFUSED = [
+    ("", "num_samples must be given"),
+    ("num_samples: 5 log_q: true sampling: TOP_K", "log_q is not known for TOP_K"),
+    ("num_samples: 5 rehash_growth: 0.5", "rehash_growth must be 1 or more"),
+    ("num_samples: 5 rehash_interval: 0", "rehash_interval must be more than 0"),
+    ("num_samples: 5 num_hashes: 9", "num_hashes: 9 makes numbers of buckets of 27 bits with DWTA"),
+    ("num_samples: 5 num_tables: 0", "threshold must lie|num_tables"),
+    ("num_samples: 5 hash: SIMHASH num_hashes: 0", "of 0 bits"),
+    ("num_samples: 5 bucket_size: 0", "bucket_size must be more than 0"),
+    ("num_samples: 5 threshold: 51", "threshold must lie between 1 and num_tables, 50"),
+    ("num_samples: 5 test_top_k: 61", "test_top_k is 61, and there are 60"),
+]
 
 
 @pytest.mark.parametrize("param, message", REFUSED)
@@ -298,7 +322,8 @@ def test_wrong_parameters_are_refused(param: str, message: str) -> None:
 
 def test_constant_weights_are_refused() -> None:
     with pytest.raises(brew.BrewError, match="constant weights have the same hashes"):
-        one_layer_net('type: "LSHInnerProduct" top: "y" top: "u" inner_product_param { num_output: 5 weight_filler { type: "constant" value: 1 } } '
+        one_layer_net('type: "LSHInnerProduct" top: "y" top: "u" '
+                      'inner_product_param { num_output: 5 weight_filler { type: "constant" value: 1 } } '
                       "lsh_param { num_samples: 2 }", (2, 8))
     net = layer("num_samples: 5", (5, 12))
     net.layers[-1].blobs[0].data[...] = 1
@@ -323,8 +348,10 @@ def test_a_stack_of_sparse_layers_learns(device: str) -> None:
     if device in ("portable", "gpu"):
         pytest.skip("the same code as on oneDNN")
     net = brew.Net(parse("""force_backward: true
-      layer { name: "in" type: "Input" top: "x" top: "label" input_param { shape { dim: 4 dim: 6 } shape { dim: 4 dim: 1 } } }
-      layer { name: "a" type: "LSHInnerProduct" bottom: "x" top: "v" top: "i" inner_product_param { num_output: 50 weight_filler { type: "gaussian" std: 0.5 } }
+      layer { name: "in" type: "Input" top: "x" top: "label"
+              input_param { shape { dim: 4 dim: 6 } shape { dim: 4 dim: 1 } } }
+      layer { name: "a" type: "LSHInnerProduct" bottom: "x" top: "v" top: "i"
+              inner_product_param { num_output: 50 weight_filler { type: "gaussian" std: 0.5 } }
               lsh_param { num_hashes: 1 num_tables: 4 num_samples: 20 } }
       layer { name: "r" type: "ReLU" bottom: "v" top: "v" }
       layer { name: "b" type: "LSHInnerProduct" bottom: "v" bottom: "i" bottom: "label" top: "y" top: "u"

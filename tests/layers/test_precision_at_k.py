@@ -262,9 +262,12 @@ def test_frequencies_are_read() -> None:
 
 @pytest.mark.parametrize("text, says", [
     ("", "f:1: the first line must be the number of examples"), ("examples 3\n", "f:1: the first line must be"),
-    ("3 4 -1\n", "f:1: the first line must be"), ("3 4 2\n1\nx\n", "f:3: a label's count must lie between 0 and 3, the number of examples; found 'x'"),
-    ("3 4 2\n4\n1\n", "f:2: a label's count"), ("3\n-1\n1\n", "f:2: a label's count"), ("3\n\n1\n", "f:2: a label's count"),
-    ("3 4 2\n1\n2\n3\n", "f:1: the first line promises 2 labels; 3 counts follow"), ("3 4 9\n1\n2\n", "f:1: the first line promises 9 labels; 2 counts follow"),
+    ("3 4 -1\n", "f:1: the first line must be"),
+    ("3 4 2\n1\nx\n", "f:3: a label's count must lie between 0 and 3, the number of examples; found 'x'"),
+    ("3 4 2\n4\n1\n", "f:2: a label's count"), ("3\n-1\n1\n", "f:2: a label's count"),
+    ("3\n\n1\n", "f:2: a label's count"),
+    ("3 4 2\n1\n2\n3\n", "f:1: the first line promises 2 labels; 3 counts follow"),
+    ("3 4 9\n1\n2\n", "f:1: the first line promises 9 labels; 2 counts follow"),
     ("3 4 1\n\xff\n", "f:2: a label's count"), ("3 4 1\n\u0663\n", "f:2: a label's count"),
 ])
 def test_a_damaged_file_is_named_with_its_line(text: str, says: str) -> None:
