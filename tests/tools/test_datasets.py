@@ -250,6 +250,37 @@ def test_a_text_becomes_streams_of_characters() -> None:
     assert Path("out/train.txt").read_text() == "train.h5\n"
 
 
+@pytest.mark.parametrize("name, files, line, words", [
+    ("tinyshakespeare-words", ["input.txt"], "Don't {0}, {1}!\n", ["don't", "{0}", ",", "{1}", "!", "<eos>"]),
+    ("ptb-words", ["ptb.valid.txt", "ptb.test.txt"], " it 's {0} <unk> {1} N \n", ["it", "'s", "{0}", "<unk>", "{1}", "N", "<eos>"])])
+def test_a_text_becomes_streams_of_words(name: str, files: list[str], line: str, words: list[str]) -> None:
+    import h5py
+
+    from brew.tools.sequences import STEPS, STREAMS, build_sequences
+    Path("files").mkdir()
+    drawn = [(f"w{a}", f"w{b}") for a, b in RNG.geometric(0.01, (8000, 2))]
+    lines, per = [line.format(*pair) for pair in drawn], len(drawn) // len(files)
+    for i, file in enumerate(files):
+        (Path("files") / file).write_text("".join(lines[i * per:(i + 1) * per]))
+    assert build_sequences(name, "out", "files") == 0
+    text = [word.format(*pair) for pair in drawn for word in words]
+    cut = len(text) * 9 // 10
+    counts = {word: text[:cut].count(word) for word in set(text)}
+    vocabulary = Path("out/words.txt").read_text().split("\n")[:-1]
+    assert vocabulary[0] == "<unk>" and set(vocabulary[1:]) == {w for w in counts if counts[w] > 1 and w != "<unk>"}
+    known = [counts[w] for w in vocabulary[1:]]
+    assert known == sorted(known, reverse=True) and len(vocabulary) < len(counts)
+    for part, its in (("train", text[:cut]), ("test", text[cut:])):
+        with h5py.File(f"out/{part}.h5") as file:
+            numbers, after, cont = (file[key][...].astype(int) for key in ("words", "next", "cont"))
+        rows = len(numbers)
+        assert rows == (len(its) - 1) // STREAMS // STEPS * STEPS and not cont[0].any() and cont[1:].all()
+        expected = [w if w in vocabulary else "<unk>" for w in its]
+        for stream in (0, 7, STREAMS - 1):
+            assert [vocabulary[n] for n in numbers[:, stream]] == expected[stream * rows:(stream + 1) * rows]
+            assert [vocabulary[n] for n in after[:, stream]] == expected[stream * rows + 1:(stream + 1) * rows + 1]
+
+
 def test_a_table_of_speeds_becomes_windows() -> None:
     import h5py
 
@@ -275,7 +306,7 @@ def test_a_table_of_speeds_becomes_windows() -> None:
 def test_what_is_wrong_with_a_sequence_is_named(name: str, content: str, says: str) -> None:
     from brew.tools.sequences import SEQUENCES, build_sequences
     Path("files").mkdir()
-    (Path("files") / SEQUENCES[name][0][0]).write_text(content)
+    (Path("files") / SEQUENCES[name].files[0][0]).write_text(content)
     with pytest.raises(DataError, match=says):
         build_sequences(name, "out", "files")
     with pytest.raises(DataError, match="there is no "):
